@@ -1,0 +1,14 @@
+//! Lockstep keeps a Supabase project in lockstep with a Postgres database.
+//!
+//! Data flows down, imports point down (`tests/house` holds it):
+//!
+//! ```text
+//! cli ── app ── config                    knows everyone; nobody knows it
+//! workflows   reconcile   jobs            decide and repair
+//! capture │ pipeline │ apply              strangers to each other: they share nouns, never names
+//! ledger                                  our own tables
+//! pg │ rest │ scheduler │ http │ lab      tools
+//! types │ clock │ metrics │ status        ground
+//! ```
+
+pub mod types;
