@@ -11,4 +11,5 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod pg;
 pub mod types;
