@@ -11,4 +11,7 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod config;
+pub mod metrics;
+pub mod status;
 pub mod types;

@@ -1,5 +1,6 @@
-//! The nouns every part shares: positions, tables, rows, changes, faults, and the queue they travel in.
+//! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
+mod api_key;
 mod change;
 mod fault;
 mod lsn;
@@ -7,6 +8,7 @@ mod queue;
 mod table;
 mod tuple;
 
+pub use api_key::{ApiKey, ApiKeyKind};
 pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
