@@ -12,4 +12,8 @@
 //! ```
 
 pub mod pg;
+pub mod rest;
+pub mod config;
+pub mod metrics;
+pub mod status;
 pub mod types;

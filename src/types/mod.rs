@@ -1,6 +1,7 @@
-//! The nouns every part shares: positions, tables, rows, changes, faults, and the queue they travel in.
+//! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
 mod batch;
+mod api_key;
 mod change;
 mod fault;
 mod lsn;
@@ -10,6 +11,7 @@ mod table;
 mod tuple;
 
 pub use batch::{Batch, CopyMark};
+pub use api_key::{ApiKey, ApiKeyKind};
 pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
