@@ -11,9 +11,12 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
-pub mod pg;
-pub mod rest;
+pub mod apply;
 pub mod config;
 pub mod metrics;
+pub mod pg;
+pub mod pipeline;
+pub mod reconcile;
+pub mod rest;
 pub mod status;
 pub mod types;
