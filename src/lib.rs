@@ -11,4 +11,5 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod lab;
 pub mod types;
