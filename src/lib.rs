@@ -12,4 +12,9 @@
 //! ```
 
 pub mod lab;
+pub mod pg;
+pub mod rest;
+pub mod config;
+pub mod metrics;
+pub mod status;
 pub mod types;
