@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod config;
+pub mod lab;
 pub mod metrics;
 pub mod pg;
 pub mod pipeline;
