@@ -12,4 +12,5 @@
 //! ```
 
 pub mod pg;
+pub mod schema;
 pub mod types;
