@@ -13,4 +13,8 @@
 
 pub mod pg;
 pub mod schema;
+pub mod rest;
+pub mod config;
+pub mod metrics;
+pub mod status;
 pub mod types;

@@ -1,15 +1,21 @@
-//! The nouns every part shares: positions, tables, rows, changes, faults, and the queue they travel in.
+//! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
+mod batch;
+mod api_key;
 mod change;
 mod fault;
 mod lsn;
 mod queue;
+mod snapshot;
 mod table;
 mod tuple;
 
+pub use batch::{Batch, CopyMark};
+pub use api_key::{ApiKey, ApiKeyKind};
 pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
 pub use queue::{Closed, Receiver, Sender, queue};
+pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};

@@ -1,0 +1,69 @@
+//! Every setting's name, in one list: what a file may hold, which variable overrides it, what a typo is compared to.
+//! `tests/house` keeps the example file and the page on settings in step with it.
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its path in `lockstep.toml`; `*` stands for a name of the operator's own.
+    pub key: &'static str,
+    /// The variable that overrides it, in the environment or in `.env`.
+    pub env: Option<&'static str>,
+    /// Yes or no: a variable's text is read as `true` or `false`.
+    pub switch: bool,
+}
+
+const fn plain(key: &'static str) -> Setting {
+    Setting { key, env: None, switch: false }
+}
+
+const fn with(key: &'static str, env: &'static str) -> Setting {
+    Setting { key, env: Some(env), switch: false }
+}
+
+const fn switch(key: &'static str, env: &'static str) -> Setting {
+    Setting { key, env: Some(env), switch: true }
+}
+
+pub const SETTINGS: &[Setting] = &[
+    with("source.url", "DATABASE_URL"),
+    with("source.slot", "LOCKSTEP_SLOT"),
+    with("source.publication", "LOCKSTEP_PUBLICATION"),
+    switch("source.create", "LOCKSTEP_CREATE"),
+    with("supabase.url", "SUPABASE_URL"),
+    with("supabase.key", "SUPABASE_KEY"),
+    with("supabase.ca_file", "SUPABASE_CA_FILE"),
+    with("supabase.timeout", "SUPABASE_TIMEOUT"),
+    switch("supabase.allow_http", "SUPABASE_ALLOW_HTTP"),
+    plain("tables.schemas"),
+    plain("tables.include"),
+    plain("tables.exclude"),
+    plain("table.*.columns"),
+    with("apply.triggers", "LOCKSTEP_TRIGGERS"),
+    plain("apply.max_batch_bytes"),
+    plain("apply.queue_bytes"),
+    with("copy.existing", "LOCKSTEP_EXISTING"),
+    plain("copy.chunk_bytes"),
+    with("http.listen", "LOCKSTEP_LISTEN"),
+    with("http.token", "LOCKSTEP_TOKEN"),
+    plain("http.in_step_within"),
+    with("log.format", "LOCKSTEP_LOG_FORMAT"),
+    with("log.level", "LOCKSTEP_LOG"),
+    with("shutdown.deadline", "LOCKSTEP_SHUTDOWN_DEADLINE"),
+];
+
+/// The setting of this path, where `table."public.agents".columns` is written `table.*.columns`.
+pub(super) fn find(path: &[&str]) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| {
+        let parts = setting.key.split('.');
+        parts.clone().count() == path.len() && parts.zip(path).all(|(part, name)| part == "*" || part == *name)
+    })
+}
+
+/// The name most like `word` among `names`, when it is near enough to be a slip of the hand.
+pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
+        .min()
+        .map(|(_, name)| name)
+}

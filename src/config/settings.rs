@@ -1,0 +1,311 @@
+//! The settings themselves. Each says what the operator trades; its default stands here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, de::Error};
+
+use super::problem::Problem;
+use super::units::{read_bytes, read_duration};
+use super::urls::{ProjectUrl, check_source};
+use crate::types::ApiKey;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub source: Source,
+    pub supabase: Supabase,
+    pub tables: Tables,
+    /// What is particular to one table, by `schema.name`.
+    pub table: BTreeMap<String, OneTable>,
+    pub apply: Apply,
+    pub copy: Copy,
+    pub http: Http,
+    pub log: Log,
+    pub shutdown: Shutdown,
+}
+
+/// The Postgres that changes are read from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// The database, as a `postgres://` address. Its role needs REPLICATION and SELECT on the tables.
+    #[serde(deserialize_with = "source_url")]
+    pub url: Option<SecretString>,
+    /// The replication slot. Two services on one source need two names; renaming it starts a new history.
+    #[serde(deserialize_with = "slot_name")]
+    pub slot: String,
+    /// The publication that lists the tables.
+    #[serde(deserialize_with = "name")]
+    pub publication: String,
+    /// Create slot and publication when they are missing. Without it, their SQL is printed and you stay in charge.
+    pub create: bool,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { url: None, slot: "lockstep".into(), publication: "lockstep".into(), create: true }
+    }
+}
+
+impl Source {
+    /// The address, for a verb that cannot do without it.
+    pub fn url(&self) -> Result<&SecretString, Problem> {
+        let missing = "is not set: the Postgres to read from, such as postgres://user:password@host:5432/database";
+        self.url.as_ref().ok_or_else(|| Problem::new("DATABASE_URL", missing))
+    }
+}
+
+/// The Supabase project that changes are written to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Supabase {
+    /// The project's address, without a path.
+    #[serde(deserialize_with = "project_url")]
+    pub url: Option<ProjectUrl>,
+    /// A secret key (`sb_secret_…`) or the legacy service_role JWT.
+    #[serde(deserialize_with = "api_key")]
+    pub key: Option<ApiKey>,
+    /// A file of PEM certificates to trust beside the public roots, for a project behind a private authority.
+    pub ca_file: Option<PathBuf>,
+    /// How long one request may take. Shorter notices a dead connection sooner, longer lets a slow project finish; a
+    /// request that was cut off is sent again and applies once all the same.
+    #[serde(deserialize_with = "read_duration")]
+    pub timeout: Duration,
+    /// Send the key over plain http to another host, where anyone on the way can read it.
+    pub allow_http: bool,
+}
+
+impl Default for Supabase {
+    fn default() -> Self {
+        // Above the 60 s that Supabase's own gateway gives a request: past that no answer will come.
+        Self { url: None, key: None, ca_file: None, timeout: Duration::from_secs(65), allow_http: false }
+    }
+}
+
+impl Supabase {
+    /// The address and the key, for a verb that cannot do without them.
+    pub fn endpoint(&self) -> Result<(&ProjectUrl, &ApiKey), Problem> {
+        let url = self.url.as_ref().ok_or_else(|| {
+            Problem::new("SUPABASE_URL", "is not set: the project's address, such as https://PROJECT.supabase.co")
+        })?;
+        let key = self.key.as_ref().ok_or_else(|| {
+            let cause = "is not set: a secret key (sb_secret_…) from Project Settings > API Keys";
+            Problem::new("SUPABASE_KEY", cause)
+        })?;
+        Ok((url, key))
+    }
+}
+
+/// Which tables are replicated: those with a primary key in `schemas`, narrowed by `include`, less `exclude`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tables {
+    /// Every table with a primary key in these schemas.
+    pub schemas: Vec<String>,
+    /// Only these, as `schema.name`; `*` stands for anything. Empty means all.
+    pub include: Vec<String>,
+    /// Never these, even when included; `*` stands for anything.
+    pub exclude: Vec<String>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { schemas: vec!["public".into()], include: Vec::new(), exclude: Vec::new() }
+    }
+}
+
+/// What is particular to one table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OneTable {
+    /// Replicate only these columns; the key's must be among them. Empty means all.
+    pub columns: Vec<String>,
+}
+
+/// How changes are written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Apply {
+    /// Whether the target's triggers and foreign keys act on replicated rows. The source honoured its own already, so
+    /// `suppress` avoids doing the work twice; `fire` is for triggers that exist only in Supabase.
+    pub triggers: Triggers,
+    /// Largest request. Larger catches up in fewer round trips, smaller keeps each transaction in Supabase short.
+    #[serde(deserialize_with = "read_bytes")]
+    pub max_batch_bytes: usize,
+    /// Changes held in memory between reading and writing. Larger hides longer pauses of Supabase, smaller saves
+    /// memory; when it is full the source keeps the WAL until there is room.
+    #[serde(deserialize_with = "read_bytes")]
+    pub queue_bytes: usize,
+}
+
+impl Default for Apply {
+    fn default() -> Self {
+        Self { triggers: Triggers::Suppress, max_batch_bytes: 1_000_000, queue_bytes: 16 << 20 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Triggers {
+    Suppress,
+    Fire,
+}
+
+/// How rows that exist already get there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Copy {
+    /// What to do about rows that a target table holds before its first copy: `refuse` to start, or `keep` them and
+    /// copy over those with the same key.
+    pub existing: Existing,
+    /// How much of a table is read and sent at once. Larger copies faster, smaller holds back changes more briefly.
+    #[serde(deserialize_with = "read_bytes")]
+    pub chunk_bytes: usize,
+}
+
+impl Default for Copy {
+    fn default() -> Self {
+        Self { existing: Existing::Refuse, chunk_bytes: 1_000_000 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Existing {
+    Refuse,
+    Keep,
+}
+
+/// The window: page, metrics, status.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address and port to listen on. Anywhere but on this host, a token is demanded.
+    #[serde(deserialize_with = "listen")]
+    pub listen: SocketAddr,
+    /// Whoever wants to see page, metrics or status must show it: as a bearer token, or as the password of a browser's
+    /// login. At least 16 characters.
+    #[serde(deserialize_with = "token")]
+    pub token: Option<SecretString>,
+    /// The lag up to which both sides count as in step, on the page and for `/readyz`.
+    #[serde(deserialize_with = "read_duration")]
+    pub in_step_within: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)), token: None, in_step_within: Duration::from_secs(10) }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text` for people, `json` for collectors.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,lockstep::apply=debug`.
+    #[serde(deserialize_with = "filter")]
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long to finish what is in flight when asked to stop. What is not finished is sent again after the start.
+    #[serde(deserialize_with = "read_duration")]
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        // Well below the 30 s that Kubernetes and the 90 s that systemd wait before they kill.
+        Self { deadline: Duration::from_secs(20) }
+    }
+}
+
+/// Text of a value that may be a secret: a wrong type is refused without showing the value.
+fn hidden<'de, D: Deserializer<'de>>(from: D) -> Result<SecretString, D::Error> {
+    match toml::Value::deserialize(from)? {
+        toml::Value::String(text) => Ok(text.into()),
+        _ => Err(D::Error::custom("must be text in quotes")),
+    }
+}
+
+fn source_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretString>, D::Error> {
+    let text = hidden(from)?;
+    check_source(text.expose_secret()).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
+
+fn project_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProjectUrl>, D::Error> {
+    ProjectUrl::parse(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn api_key<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ApiKey>, D::Error> {
+    ApiKey::parse(hidden(from)?.expose_secret(), Timestamp::now()).map(Some).map_err(D::Error::custom)
+}
+
+fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretString>, D::Error> {
+    let text = hidden(from)?;
+    // Sixteen random characters are out of reach of guessing over a network.
+    if text.expose_secret().len() < 16 || !text.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(D::Error::custom(
+            "needs at least 16 visible ASCII characters; `openssl rand -hex 24` makes a good one",
+        ));
+    }
+    Ok(Some(text))
+}
+
+fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    let address = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let address = address.as_deref().unwrap_or(&text).parse();
+    address.map_err(|_| D::Error::custom(format!("`{text}` is not an address and port such as 127.0.0.1:9464")))
+}
+
+/// Postgres takes only these characters in a slot's name.
+fn slot_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if text.is_empty() || text.len() > 63 || !text.bytes().all(fits) {
+        let cause = format!("`{text}` cannot name a slot: up to 63 of a-z, 0-9 and _ are allowed");
+        return Err(D::Error::custom(cause));
+    }
+    Ok(text)
+}
+
+fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() || text.len() > 63 || text.contains('\0') {
+        return Err(D::Error::custom("a name has 1 to 63 bytes in Postgres"));
+    }
+    Ok(text)
+}
+
+fn filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    match tracing_subscriber::EnvFilter::try_new(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => {
+            Err(D::Error::custom(format!("`{text}` is not error, warn, info, debug, trace or a filter of these")))
+        }
+    }
+}
