@@ -11,7 +11,9 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod status;
 pub mod types;
