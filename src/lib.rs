@@ -15,5 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod metrics;
+pub mod pg;
+pub mod rest;
 pub mod status;
 pub mod types;

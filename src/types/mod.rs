@@ -1,17 +1,21 @@
 //! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
 mod api_key;
+mod batch;
 mod change;
 mod fault;
 mod lsn;
 mod queue;
+mod snapshot;
 mod table;
 mod tuple;
 
 pub use api_key::{ApiKey, ApiKeyKind};
+pub use batch::{Batch, CopyMark};
 pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
 pub use queue::{Closed, Receiver, Sender, queue};
+pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};

@@ -63,6 +63,22 @@ impl Tuple {
         Cells { rest: &self.0[2..] }
     }
 
+    /// Appends the values of some columns, in the given order, in a form in which two keys are equal only if their
+    /// texts are. Columns that are not there count as NULL.
+    pub fn key(&self, columns: &[usize], out: &mut Vec<u8>) {
+        for &column in columns {
+            match self.cells().nth(column) {
+                Some(Cell::Text(text)) => {
+                    out.push(b't');
+                    out.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                    out.extend_from_slice(text);
+                }
+                Some(Cell::Unchanged) => out.push(b'u'),
+                Some(Cell::Null) | None => out.push(b'n'),
+            }
+        }
+    }
+
     /// Whether an unchanged TOASTed value is missing from it.
     pub fn is_partial(&self) -> bool {
         self.cells().any(|cell| cell == Cell::Unchanged)

@@ -201,7 +201,7 @@ $("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText($("fix").textContent);
     set($("copy"), "Copied");
   } catch {
-    getSelection().selectAllChildren($("fix")); // no clipboard on plain http: select it, the keyboard does the rest
+    getSelection().selectAllChildren($("fix")); // no clipboard without TLS: select it, the keyboard does the rest
     set($("copy"), "Selected");
   }
   setTimeout(() => set($("copy"), "Copy"), 1500);

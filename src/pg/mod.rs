@@ -1,0 +1,9 @@
+//! Tools for Postgres: where it is, how to get in, how to spell names, and its replication protocol.
+
+pub mod client;
+pub mod quote;
+pub mod tls;
+pub mod url;
+
+pub use client::{Client, connect};
+pub use url::Url;

@@ -1,0 +1,37 @@
+//! What travels from the pipeline to apply: whole transactions in commit order, and the ranges of a first copy that
+//! were merged between them.
+
+use super::{Change, Position, TableName};
+
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The route's position once all of it is applied.
+    pub upto: Position,
+    /// Changes of all its transactions, in source order.
+    pub changes: Vec<Change>,
+    /// How far the first copy of a table is once this batch is applied.
+    pub copied: Vec<CopyMark>,
+    pub transactions: u64,
+    /// Size of the changes, in bytes.
+    pub bytes: usize,
+    /// Commit time of its oldest transaction with changes: microseconds since the Unix epoch, by the source's clock.
+    pub committed_at: Option<i64>,
+}
+
+impl Batch {
+    /// Whether the target need not hear of it.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.copied.is_empty()
+    }
+}
+
+/// Progress of a table's first copy, stored in the target together with the rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyMark {
+    pub table: TableName,
+    /// The last key that was copied, column by column, as text; empty before the first range.
+    pub cursor: Vec<String>,
+    pub done: bool,
+    /// Rows read for it so far.
+    pub rows: u64,
+}
