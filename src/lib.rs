@@ -11,10 +11,12 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod metrics;
 pub mod pg;
 pub mod schema;
 pub mod rest;
-pub mod config;
-pub mod metrics;
 pub mod status;
 pub mod types;
