@@ -12,12 +12,15 @@
 //! ```
 
 pub mod apply;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod lab;
 pub mod metrics;
 pub mod pg;
 pub mod pipeline;
 pub mod reconcile;
 pub mod rest;
+pub mod schema;
 pub mod status;
 pub mod types;
