@@ -11,5 +11,6 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod capture;
 pub mod pg;
 pub mod types;
