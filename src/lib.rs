@@ -12,6 +12,7 @@
 //! ```
 
 pub mod apply;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod http;
