@@ -11,6 +11,7 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod app;
 pub mod apply;
 pub mod capture;
 pub mod cli;
