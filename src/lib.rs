@@ -14,9 +14,11 @@
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod lab;
+pub mod ledger;
 pub mod metrics;
 pub mod pg;
-pub mod schema;
 pub mod rest;
+pub mod schema;
 pub mod status;
 pub mod types;
