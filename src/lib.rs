@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod lab;
+pub mod ledger;
 pub mod metrics;
 pub mod pg;
 pub mod pipeline;
