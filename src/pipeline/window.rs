@@ -161,6 +161,8 @@ fn merge(window: Option<Window>, range: Range, batch: &mut Batch) -> bool {
             batch.changes.push(change);
         }
     }
+    // Of two ranges of one table in a batch, the later one's progress says it all.
+    batch.copied.retain(|mark| mark.table != range.mark.table);
     batch.copied.push(range.mark);
     let _ = range.reply.send(Merged::Yes); // a reader that is gone starts again from the stored mark
     true

@@ -1,0 +1,4 @@
+//! The promises of the main job, checked from outside: real clusters, real PostgREST, the real binary.
+
+mod first_steps;
+mod rig;

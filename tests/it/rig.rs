@@ -1,0 +1,165 @@
+//! What every test starts from: a real source, a real Supabase-like target, and the real binary between them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lockstep::lab::{Pair, PairOptions, Port, Temp};
+use lockstep::ledger::install;
+use lockstep::types::TableName;
+use tokio::process::{Child, Command};
+
+/// Longest wait for any fact, far beyond what it takes: a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Rig {
+    pub pair: Pair,
+    pub dir: Temp,
+    pub http: u16,
+    child: Option<Child>,
+    /// Put before the source in the service's address: a proxy's port.
+    pub source_url: String,
+    pub env: Vec<(String, String)>,
+}
+
+impl Rig {
+    /// Both sides with the same schema (`sql`), our SQL installed in the target; nothing runs yet.
+    pub async fn new(sql: &str) -> Self {
+        Self::with(PairOptions::default(), sql).await
+    }
+
+    pub async fn with(options: PairOptions, sql: &str) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let pair = Pair::temp(options).await.unwrap();
+        pair.execute(sql).await.unwrap();
+        let owner = pair.supabase.connect_owner().await.unwrap();
+        install::apply(&owner).await.unwrap();
+        pair.supabase.reload_schema().await.unwrap();
+        let http = Port::free().unwrap().number();
+        let source_url = pair.source.url("postgres");
+        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env: Vec::new() }
+    }
+
+    /// The binary with its three settings, in a folder without any file.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("DATABASE_URL", &self.source_url)
+            .env("SUPABASE_URL", self.pair.supabase.rest_url())
+            .env("SUPABASE_KEY", self.pair.supabase.secret_key())
+            .env("LOCKSTEP_LISTEN", format!("127.0.0.1:{}", self.http))
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("lockstep.log")
+    }
+
+    /// Starts the service; its log goes on in the same file.
+    pub fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let child = self.command(&["run"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.child = Some(child);
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// `kill -9`.
+    pub async fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    /// SIGTERM, and its exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let pid = rustix::process::Pid::from_raw(child.id()? as i32)?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let end = tokio::time::timeout(PATIENCE, child.wait()).await.expect("the service ends after SIGTERM");
+        end.unwrap().code()
+    }
+
+    /// Waits until everything that is committed at the source now is confirmed by the target, first copies included.
+    pub async fn settled(&mut self) {
+        let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
+        let confirmed = format!(
+            "select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots"
+        );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let there = self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true")
+                && self.is_streaming().await;
+            // Asked again: a watermark may have passed between the two questions.
+            if there && self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") {
+                return;
+            }
+            if let Some(Ok(Some(end))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("the service ended ({end}):\n{}", self.tail());
+            }
+            assert!(Instant::now() < deadline, "not settled at {end}:\n{}", self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the service says that the first copy of every table is done.
+    async fn is_streaming(&self) -> bool {
+        let Some(status) = self.status().await else { return false };
+        let tables = status["tables"].as_array().cloned().unwrap_or_default();
+        !tables.is_empty() && tables.iter().all(|table| table["state"] == "streaming")
+    }
+
+    /// What the service says of itself; nothing while it does not answer.
+    pub async fn status(&self) -> Option<serde_json::Value> {
+        let answer = reqwest::get(format!("http://127.0.0.1:{}/api/status", self.http)).await.ok()?;
+        serde_json::from_str(&answer.text().await.ok()?).ok()
+    }
+
+    /// The end of the service's log.
+    pub fn tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Fails with the rows in which the two sides differ.
+    pub async fn assert_equal(&self, tables: &[TableName]) {
+        let differences = self.pair.differences(tables).await.unwrap();
+        assert!(differences.is_empty(), "{}\n{}", differences.join("\n"), self.tail());
+    }
+
+    /// Runs a verb to its end: (exit code, stdout, stderr).
+    pub async fn verb(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output = tokio::time::timeout(PATIENCE, self.command(args).output()).await.expect("the verb ends").unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+pub fn public(names: &[&str]) -> Vec<TableName> {
+    names.iter().map(|name| TableName::new("public", *name)).collect()
+}
+
+/// Polls until the fact holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Resident memory of a process in bytes, its highest so far.
+pub fn peak_rss(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
