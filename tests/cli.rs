@@ -112,3 +112,21 @@ async fn status_tells_what_the_service_knows_and_exits_0_only_in_step() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("wants another token"));
 }
+
+/// A page that names a verb which is not there, or has another name, fails here.
+#[test]
+fn every_verb_that_the_readme_names_answers_to_help() {
+    let readme = include_str!("../README.md");
+    let mut verbs: Vec<&str> = readme
+        .match_indices("lockstep ")
+        // Only code: at the start of a line or of a code span.
+        .filter(|(at, _)| readme[..*at].ends_with(['\n', '`']))
+        .filter_map(|(at, found)| readme[at + found.len()..].split(|c: char| !c.is_ascii_lowercase()).next())
+        .filter(|verb| !verb.is_empty())
+        .collect();
+    verbs.sort_unstable();
+    verbs.dedup();
+    assert!(verbs.contains(&"run") && verbs.contains(&"status"), "{verbs:?}");
+    let missing: Vec<_> = verbs.iter().filter(|verb| !lockstep(&[verb, "--help"], &[], &[]).status.success()).collect();
+    assert!(missing.is_empty(), "README.md names verbs that are not there: {missing:?}");
+}

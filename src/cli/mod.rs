@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     // Every TLS client takes the process's provider, and panics without one.
     rustls::crypto::ring::default_provider().install_default().ok();
     match go(cli) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(Failure::No) => ExitCode::FAILURE,
         Err(Failure::Settings(problem)) => {
             output::complain(&problem.to_string());
@@ -86,28 +86,27 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn go(cli: Cli) -> Result<ExitCode, Failure> {
+fn go(cli: Cli) -> Result<(), Failure> {
     let settings = || -> Result<Settings, Failure> { Ok(config::load(cli.config.as_deref())?) };
     match cli.verb {
         Verb::Run => {
             let settings = settings()?;
             log::start(&settings.log);
-            wait(run::run(settings))??;
+            wait(run::run(settings))
         }
-        Verb::Status(args) => wait(status::run(args, &settings()?))??,
-        // PLUG: Verb::Demo(args) => return wait(demo::run(args)),
-        // PLUG: Verb::Setup(args) => return wait(setup::run(args)),
-        // PLUG: Verb::Schema(args) => return wait(schema::run(args)),
+        Verb::Status(args) => wait(status::run(args, &settings()?)),
+        // PLUG: Verb::Demo(args) => wait(demo::run(args)),
+        // PLUG: Verb::Setup(args) => wait(setup::run(args, &settings()?)),
+        // PLUG: Verb::Schema(args) => wait(schema::run(args, &settings()?)),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a verb to its end on a runtime of its own.
-fn wait<T>(verb: impl Future<Output = T>) -> Result<T, Failure> {
+fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
     let end = runtime.block_on(verb);
     // What still hangs after the verb's own deadline is not waited for.
     runtime.shutdown_background();
-    Ok(end)
+    end
 }
