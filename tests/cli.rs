@@ -1,5 +1,7 @@
 //! What a person sees who types a verb: the real binary, in an empty folder, with an empty environment.
 
+#![allow(clippy::unwrap_used)] // a test that panics has failed, which is what it is for
+
 use std::process::{Command, Output};
 use std::time::Duration;
 
