@@ -87,7 +87,7 @@ declare
   here lockstep.checkpoint;
 begin
   insert into lockstep.checkpoint (route, major, minor, source)
-  values (request->>'route', 0, 0, request->'source') on conflict (route) do nothing;
+  values (request->>'route', 0, 0, coalesce(request->'source', '{}')) on conflict (route) do nothing;
   -- The first look does not know yet which source it is.
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and c.source = '{}' and request->'source' <> '{}';

@@ -124,6 +124,8 @@ async fn stream(
     let (ranges, ranges_in) = mpsc::channel(2);
     // Apply asks for one batch, and for one to prepare behind it.
     let (pulls, pulled) = mpsc::channel(2);
+    // One row at a time is asked for.
+    let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
@@ -159,9 +161,12 @@ async fn stream(
         base: checkpoint,
         settled,
         events,
+        rereads,
     };
     parts.spawn(apply.run(pulls));
 
+    let reading = url.clone();
+    parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
     parts.spawn(async move { reconcile::copy(&copying, copies, ranges).await });
 

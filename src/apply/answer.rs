@@ -77,6 +77,11 @@ impl Refusal {
         self.sqlstate.as_deref().unwrap_or("XX000")
     }
 
+    /// Which group of the request it was.
+    pub fn group(&self) -> Option<usize> {
+        usize::try_from(self.group?).ok()
+    }
+
     /// Whether a value or a constraint was the reason: in-order replay may pass.
     pub fn is_row(&self) -> bool {
         sqlstate(self.sqlstate()) == Class::Row
@@ -84,8 +89,7 @@ impl Refusal {
 
     /// What somebody must do about it. The groups are those of the request that was refused.
     pub fn fault(&self, groups: &[Group]) -> Fault {
-        let group = self.group.and_then(|at| usize::try_from(at).ok()).and_then(|at| groups.get(at));
-        let Some(group) = group else {
+        let Some(group) = self.group().and_then(|at| groups.get(at)) else {
             return Fault::stop(format!("the target refused the batch: {self}"), "change what the message names");
         };
         let table = TableName::new(&group.schema, &group.table);

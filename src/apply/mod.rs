@@ -8,6 +8,7 @@ mod answer;
 mod encode;
 mod fold;
 mod plan;
+mod reread;
 mod send;
 mod shape;
 
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::rest;
-use crate::types::{Batch, Fault, Position, Pull, TableName};
+use crate::types::{Batch, Fault, Position, Pull, Reread, TableName};
 use answer::Answer;
 use plan::{Order, Plan, plan};
 pub use send::fault as request_fault;
@@ -56,12 +57,15 @@ pub struct Apply {
     /// Everything up to here is in the target.
     pub settled: watch::Sender<Position>,
     pub events: mpsc::UnboundedSender<Event>,
+    /// Asks for rows of the source that a change holds only in part.
+    pub rereads: mpsc::Sender<Reread>,
 }
 
 /// A batch with its plan, ready to be sent.
 struct Prepared {
     batch: Batch,
     plan: Plan,
+    by_row: bool,
 }
 
 impl Apply {
@@ -110,7 +114,7 @@ impl Apply {
     fn prepare(&mut self, batch: Batch) -> Result<Prepared, Fault> {
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
-        Ok(Prepared { plan: plan(&batch.changes, &mut self.shapes, order, &copying)?, batch })
+        Ok(Prepared { plan: plan(&batch.changes, &mut self.shapes, order, &copying)?, batch, by_row: false })
     }
 
     /// Acts on the answer to a batch.
@@ -137,11 +141,14 @@ impl Apply {
                      starting again from there"
                 )))
             }
-            Answer::Refused(refusal)
-                if refusal.is_row() && prepared.plan.groups.len() as u64 != rows(&prepared.plan) =>
-            {
+            // A single row's refusal is final; a set's may be one of order. A missing row is found row by row.
+            Answer::Refused(refusal) if refusal.is_row() && !prepared.by_row => {
                 warn!(cause = %refusal, "a set was refused; replaying the batch row by row in the source's order");
                 crate::metrics::get().replays.inc();
+                self.replay(prepared.batch).await
+            }
+            Answer::Missing(refusal) if !prepared.by_row => {
+                warn!(cause = %refusal, "replaying the batch row by row to find the rows to read again");
                 self.replay(prepared.batch).await
             }
             Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
@@ -149,19 +156,24 @@ impl Apply {
     }
 
     /// The same batch under the same base, row by row: what the source accepted in this order, the target does too.
-    async fn replay(&mut self, batch: Batch) -> Result<(), Fault> {
-        let copying = |table: &TableName| self.copying.contains(table);
-        let plan = plan(&batch.changes, &mut self.shapes, Order::Rows, &copying)?;
-        let prepared = Prepared { plan, batch };
-        let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
-        let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
-        match answer {
-            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
-            answer => Box::pin(self.take(prepared, answer)).await,
+    async fn replay(&mut self, mut batch: Batch) -> Result<(), Fault> {
+        loop {
+            let copying = |table: &TableName| self.copying.contains(table);
+            let plan = plan(&batch.changes, &mut self.shapes, Order::Rows, &copying)?;
+            let prepared = Prepared { plan, batch, by_row: true };
+            let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
+            let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+            let missing = match &answer {
+                Answer::Missing(refusal) => refusal.group().and_then(|group| prepared.plan.origin.get(group)).copied(),
+                _ => None,
+            };
+            let Some(change) = missing else { return Box::pin(self.take(prepared, answer)).await };
+            batch = prepared.batch;
+            reread::replace(&mut batch.changes[change], &mut self.shapes, &self.rereads).await?;
         }
     }
 
-    fn written(&mut self, Prepared { batch, plan }: &Prepared) {
+    fn written(&mut self, Prepared { batch, plan, .. }: &Prepared) {
         self.base = batch.upto;
         for (table, kind, rows) in &plan.counted {
             self.tell(Event::Written { table: table.clone(), kind, rows: *rows });
@@ -188,10 +200,6 @@ impl Apply {
     fn tell(&self, event: Event) {
         let _ = self.events.send(event); // nobody listens any more when the route ends
     }
-}
-
-fn rows(plan: &Plan) -> u64 {
-    plan.groups.iter().map(|group| group.rows).sum()
 }
 
 async fn pull(pulls: &mpsc::Sender<Pull>) -> Option<Batch> {

@@ -26,6 +26,8 @@ pub enum Order {
 pub struct Plan {
     pub groups: Vec<Group>,
     pub values: Vec<u8>,
+    /// Which change each group began with; exact with `Order::Rows`.
+    pub origin: Vec<usize>,
     /// Row changes that went into it, before folding: (table, kind, count).
     pub counted: Vec<(TableName, &'static str, u64)>,
 }
@@ -52,7 +54,7 @@ pub fn plan(
     copying: &dyn Fn(&TableName) -> bool,
 ) -> Result<Plan, Fault> {
     let mut planner = Planner { plan: Plan::default(), order, fold: Fold::default(), run: None };
-    for change in changes {
+    for (at, change) in changes.iter().enumerate() {
         match change {
             Change::Truncate { relations, restart_identity, .. } => {
                 let mut tables = Vec::new();
@@ -83,8 +85,10 @@ pub fn plan(
                 }
             }
         }
+        planner.plan.origin.resize(planner.plan.groups.len(), at);
     }
     planner.barrier();
+    planner.plan.origin.resize(planner.plan.groups.len(), changes.len().saturating_sub(1));
     Ok(planner.plan)
 }
 

@@ -6,6 +6,7 @@
 //! stored in the target together with the rows, so a kill costs one range.
 
 mod read;
+mod reread;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tracing::{info, warn};
 use crate::pg::{self, Client, Url};
 use crate::types::{CopyMark, Fault, Merged, Range, Table, Watermark};
 use read::Reader;
+pub use reread::reread;
 
 pub struct Settings {
     pub url: Url,

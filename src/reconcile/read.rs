@@ -84,18 +84,12 @@ impl<'a> Reader<'a> {
         let stream = self.client.copy_out(&self.statement(!cursor.is_empty(), limit)).await.map_err(fault)?;
         let mut stream = pin!(stream);
         let mut rows = Vec::with_capacity(limit as usize);
-        let mut last = None;
         let mut pending = BytesMut::new();
         while let Some(data) = stream.next().await {
             pending.extend_from_slice(&data.map_err(fault)?);
-            while let Some(end) = memchr::memchr(b'\n', &pending) {
-                let line = pending.split_to(end).freeze();
-                pending.advance(1);
-                rows.push(row_of(&line, self.relation.columns.len())?);
-                last = Some(rows.len() - 1);
-            }
+            rows_of(&mut pending, self.relation.columns.len(), &mut rows)?;
         }
-        let last_key = last.map(|at| self.key(&rows[at])).transpose()?;
+        let last_key = rows.last().map(|row| self.key(row)).transpose()?;
         Ok(Read { is_last: (rows.len() as u64) < limit, rows, snapshot, last_key })
     }
 
@@ -148,6 +142,16 @@ fn relation(table: &Table) -> Relation {
     };
     let columns = table.columns.iter().map(|c| column(&c.name)).collect();
     Relation { oid: table.oid, name: table.name.clone(), identity: b'd', columns }
+}
+
+/// Takes the whole lines of COPY's text format off the front.
+pub fn rows_of(pending: &mut BytesMut, columns: usize, rows: &mut Vec<Tuple>) -> Result<(), Fault> {
+    while let Some(end) = memchr::memchr(b'\n', pending) {
+        let line = pending.split_to(end).freeze();
+        pending.advance(1);
+        rows.push(row_of(&line, columns)?);
+    }
+    Ok(())
 }
 
 /// One line of COPY's text format: tabs between the columns, `\N` for NULL, backslash escapes.

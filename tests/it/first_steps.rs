@@ -40,3 +40,25 @@ async fn rows_that_are_there_and_rows_that_come_arrive_whole() {
     rig.assert_equal(&tables).await;
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_target_lost_is_read_again_when_its_change_holds_only_a_part_of_it() {
+    let mut rig = Rig::new("create table doc (id int primary key, big text, small int)").await;
+    // Random text, so that it is stored out of line and an update of `small` does not bring it.
+    let big = "(select string_agg(md5(random()::text), '') from generate_series(1, 400))";
+    rig.pair.source.execute(&format!("insert into doc select i, {big}, 0 from generate_series(1, 20) i")).await.unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.pair.supabase.execute("delete from doc where id in (3, 4, 5)").await.unwrap();
+    for sql in [
+        "update doc set small = small + 1",
+        "begin; update doc set small = 7 where id = 4; delete from doc where id = 4; commit",
+        "update doc set id = 103 where id = 3",
+    ] {
+        rig.pair.source.execute(sql).await.unwrap();
+    }
+    rig.settled().await;
+    rig.assert_equal(&public(&["doc"])).await;
+    let log = std::fs::read_to_string(rig.log()).unwrap();
+    assert!(log.contains("read again from the source"), "{log}");
+}

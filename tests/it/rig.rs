@@ -91,13 +91,12 @@ impl Rig {
     /// Waits until everything that is committed at the source now is confirmed by the target, first copies included.
     pub async fn settled(&mut self) {
         let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
-        let confirmed = format!(
-            "select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots"
-        );
+        let confirmed =
+            format!("select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let there = self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true")
-                && self.is_streaming().await;
+            let there =
+                self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") && self.is_streaming().await;
             // Asked again: a watermark may have passed between the two questions.
             if there && self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") {
                 return;

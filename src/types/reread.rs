@@ -1,0 +1,17 @@
+//! A row that a change touches only in part and the target does not have: it is read again from the source.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Relation, Tuple};
+
+#[derive(Debug)]
+pub struct Reread {
+    /// The columns that are wanted, in this order.
+    pub relation: Arc<Relation>,
+    /// Name and text of each of the key's columns.
+    pub key: Vec<(String, String)>,
+    /// The row as it is now; `None` when it is gone, which the stream will tell too.
+    pub reply: oneshot::Sender<Option<Tuple>>,
+}
