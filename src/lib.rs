@@ -11,10 +11,13 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod lab;
+pub mod metrics;
 pub mod pg;
 pub mod rest;
-pub mod config;
-pub mod metrics;
+pub mod schema;
 pub mod status;
 pub mod types;

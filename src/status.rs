@@ -188,6 +188,23 @@ pub enum Verdict {
     Unknown(String),
 }
 
+/// A status together with its verdict: what `/api/status` answers and the page shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The service's clock, so that ages are right on a screen whose clock is not.
+    pub now: Timestamp,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+impl View {
+    pub fn new(status: Status, now: Timestamp, within: Duration) -> Self {
+        Self { verdict: status.verdict(now, within), now, status }
+    }
+}
+
 impl Status {
     /// The status of a route that has just begun.
     pub fn starting(route: impl Into<String>, source: impl Into<String>, target: impl Into<String>) -> Self {
@@ -304,7 +321,8 @@ mod tests {
         let now = good.updated_at;
         assert_eq!(good.verdict(now, WITHIN), Verdict::InStep);
         type Damage = fn(&mut Status);
-        let spoilt: [(Damage, fn(&Verdict) -> bool); 10] = [
+        type Expected = fn(&Verdict) -> bool;
+        let spoilt: [(Damage, Expected); 10] = [
             (|s| s.lag.seconds = None, |v| matches!(v, Verdict::Unknown(_))),
             (|s| s.lag.seconds = Some(11.0), |v| matches!(v, Verdict::Behind(_))),
             (|s| s.source.connected = false, |v| matches!(v, Verdict::Broken(_))),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use crate::pg;
+
 /// Where the Supabase project answers: scheme, host and port, nothing else. The REST end is `rest/v1/` below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProjectUrl(Url);
@@ -65,12 +67,19 @@ impl fmt::Display for ProjectUrl {
 /// Checks a source's address as far as it can be checked without connecting. Never repeats it: it holds a password.
 pub(super) fn check_source(text: &str) -> Result<(), String> {
     const SHAPE: &str = "it should look like postgres://user:password@host:5432/database";
-    let url = Url::parse(text.trim()).map_err(|error| format!("this is not an address ({error}); {SHAPE}"))?;
-    match url.scheme() {
-        "postgres" | "postgresql" => Ok(()),
-        "http" | "https" => Err(format!("this is a web address, and the database's is needed; {SHAPE}")),
-        _ => Err(format!("its scheme is not postgres:; {SHAPE}")),
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(format!("this is not an address; {SHAPE}"));
+    };
+    match scheme {
+        "postgres" | "postgresql" => {}
+        "http" | "https" => return Err(format!("this is a web address, and the database's is needed; {SHAPE}")),
+        _ => return Err(format!("its scheme is not postgres:; {SHAPE}")),
     }
+    pg::Url::parse(text).map(|_| ()).map_err(|error| {
+        // A password cut in two by a character that should have been escaped: the parser's words would hold its rest.
+        let cut = rest.split_once(['/', '?', '#']).is_some_and(|(_, after)| after.contains('@'));
+        if cut { "the password holds a `/`, `?` or `#`; write them %2F, %3F and %23".to_owned() } else { error }
+    })
 }
 
 #[cfg(test)]
@@ -110,9 +119,17 @@ mod tests {
     #[test]
     fn a_source_that_is_no_database_is_refused_without_repeating_its_password() {
         assert_eq!(check_source("postgresql://u:p@h/d"), Ok(()));
-        for text in ["u:hush@h", "https://u:hush@h", "mysql://u:hush@h/d", "host=h password=hush"] {
+        for (text, word) in [
+            ("u:hush@h", "postgres://"),
+            ("https://u:hush@h", "web address"),
+            ("mysql://u:hush@h/d", "not postgres:"),
+            ("host=h password=hush", "postgres://"),
+            ("postgres://u:a?hush@h/d", "%3F"),
+            ("postgres://u:a/hush@h/d?x", "%2F"),
+            ("postgres://u:hush@h/d?sslmod=require", "sslmod"),
+        ] {
             let message = check_source(text).unwrap_err();
-            assert!(!message.contains("hush") && message.contains("postgres://"), "{text}: {message}");
+            assert!(!message.contains("hush") && message.contains(word), "{text}: {message}");
         }
     }
 }

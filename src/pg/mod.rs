@@ -1,5 +1,6 @@
 //! Tools for Postgres: where it is, how to get in, how to spell names, and its replication protocol.
 
+pub mod catalog;
 pub mod client;
 pub mod quote;
 pub mod tls;

@@ -60,13 +60,20 @@ impl Failure {
                 message = format!("{message}; {more}");
             }
         }
-        Self { class: classify(status, read.code.as_deref()), code: read.code, status: Some(status), message, retry_after }
+        Self {
+            class: classify(status, read.code.as_deref()),
+            code: read.code,
+            status: Some(status),
+            message,
+            retry_after,
+        }
     }
 }
 
 /// The beginning of a body that is not PostgREST's, on one line.
 fn excerpt(body: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(&body[..body.len().min(200)]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text: String =
+        String::from_utf8_lossy(&body[..body.len().min(200)]).split_whitespace().collect::<Vec<_>>().join(" ");
     if text.is_empty() { "an answer without a body".into() } else { text }
 }
 
@@ -145,7 +152,8 @@ mod tests {
     fn a_page_from_something_on_the_way_is_quoted_in_one_short_line() {
         let failure = Failure::read(502, None, b"<html>\n <h1>Bad gateway</h1>\n</html>");
         assert_eq!(failure.to_string(), "<html> <h1>Bad gateway</h1> </html> (HTTP 502)");
-        let failure = Failure::read(404, None, br#"{"code":"PGRST202","message":"no function","hint":"none","details":null}"#);
+        let failure =
+            Failure::read(404, None, br#"{"code":"PGRST202","message":"no function","hint":"none","details":null}"#);
         assert_eq!(failure.to_string(), "no function; none (HTTP 404, code PGRST202)");
     }
 }

@@ -1,7 +1,7 @@
 //! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
-mod batch;
 mod api_key;
+mod batch;
 mod change;
 mod fault;
 mod lsn;
@@ -10,8 +10,8 @@ mod snapshot;
 mod table;
 mod tuple;
 
-pub use batch::{Batch, CopyMark};
 pub use api_key::{ApiKey, ApiKeyKind};
+pub use batch::{Batch, CopyMark};
 pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};

@@ -1,0 +1,112 @@
+//! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
+
+mod log;
+mod output;
+mod run;
+mod status;
+// PLUG: mod demo;
+// PLUG: mod schema;
+// PLUG: mod setup;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Problem, Settings};
+use crate::types::Fault;
+
+/// Keeps a Supabase project in lockstep with a Postgres database.
+///
+/// Every committed change arrives in Supabase in order and exactly once, over HTTPS. Three settings are enough to
+/// start, in the environment or in a file `.env`: DATABASE_URL, SUPABASE_URL and SUPABASE_KEY.
+#[derive(Parser)]
+#[command(name = "lockstep", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// The settings file [default: lockstep.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "LOCKSTEP_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Replicate until told to stop (Ctrl-C or SIGTERM)
+    Run,
+    /// Ask the running service whether both sides are in step
+    Status(status::Args),
+    // PLUG: /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
+    // PLUG: Demo(demo::Args),
+    // PLUG: /// Install what Lockstep needs on either side, print it, or take it away again
+    // PLUG: Setup(setup::Args),
+    // PLUG: /// Print the SQL that creates the source's tables in Supabase
+    // PLUG: Schema(schema::Args),
+}
+
+/// Why a verb ended otherwise than well.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A mistake in the settings: exit 2, as for a mistake on the command line.
+    Settings(Problem),
+    /// The work failed: exit 1.
+    Work(Fault),
+    /// The answer is no, and has been printed: exit 1.
+    No,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Settings(problem)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Work(fault)
+    }
+}
+
+/// Parses the command line, runs the verb, and turns its end into the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Every TLS client takes the process's provider, and panics without one.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    match go(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::No) => ExitCode::FAILURE,
+        Err(Failure::Settings(problem)) => {
+            output::complain(&problem.to_string());
+            ExitCode::from(2)
+        }
+        Err(Failure::Work(fault)) => {
+            output::complain(&fault.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn go(cli: Cli) -> Result<(), Failure> {
+    let settings = || -> Result<Settings, Failure> { Ok(config::load(cli.config.as_deref())?) };
+    match cli.verb {
+        Verb::Run => {
+            let settings = settings()?;
+            log::start(&settings.log);
+            wait(run::run(settings))
+        }
+        Verb::Status(args) => wait(status::run(args, &settings()?)),
+        // PLUG: Verb::Demo(args) => wait(demo::run(args)),
+        // PLUG: Verb::Setup(args) => wait(setup::run(args, &settings()?)),
+        // PLUG: Verb::Schema(args) => wait(schema::run(args, &settings()?)),
+    }
+}
+
+/// Runs a verb to its end on a runtime of its own.
+fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
+    let end = runtime.block_on(verb);
+    // What still hangs after the verb's own deadline is not waited for.
+    runtime.shutdown_background();
+    end
+}

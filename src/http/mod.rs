@@ -1,0 +1,132 @@
+//! The window: page, status, probes and metrics over HTTP. It reads a `watch` and renders metrics, and imports no part
+//! that works, so nothing that happens here can slow or break replication.
+
+mod events;
+mod guard;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::metrics;
+use crate::status::{Status, Verdict, View};
+use crate::types::Fault;
+
+/// What the window shows, and to whom.
+pub struct Window {
+    pub status: watch::Receiver<Status>,
+    /// Demanded of everyone when it is set, except by the two probes.
+    pub token: Option<SecretString>,
+    /// The lag up to which both sides count as in step.
+    pub in_step_within: Duration,
+}
+
+/// Takes the address, before anything else starts: one that is taken should say so at once.
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        let fix = "stop what listens there, or set LOCKSTEP_LISTEN to another address";
+        Fault::stop(format!("cannot listen on {listen}: {error}"), fix)
+    })
+}
+
+/// Serves until `shutdown` turns true. Give it the end of the draining, not its begin: while the service drains,
+/// people want to see it.
+pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
+    let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
+    let router = router(window, local, shutdown.clone());
+    let ended = async move {
+        let mut shutdown = shutdown;
+        shutdown.wait_for(|stop| *stop).await.ok();
+    };
+    let served = axum::serve(listener, router).with_graceful_shutdown(ended).await;
+    served.map_err(|error| Fault::retry(format!("the page on {local} ended: {error}")))
+}
+
+/// What every request may see.
+struct Shared {
+    window: Window,
+    guard: guard::Guard,
+    shutdown: watch::Receiver<bool>,
+    /// Live views that are open.
+    live: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn view(&self) -> View {
+        View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within)
+    }
+}
+
+fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) -> Router {
+    let guard = guard::Guard::new(window.token.as_ref(), local.ip().is_loopback());
+    // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
+    let live = Arc::new(Semaphore::new(32));
+    let shared = Arc::new(Shared { window, guard, shutdown, live });
+    Router::new()
+        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
+        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
+        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_page))
+        .route("/api/status", get(status))
+        .route("/api/events", get(events::stream))
+        .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        .with_state(shared)
+}
+
+/// The page may load what this server serves and nothing else, and may not be framed.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    let headers: [(HeaderName, &str); 5] = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text).into_response()
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(shared.view())).into_response()
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    let view = shared.view();
+    // Probes need no token, so the reason names a class and no table, host or message.
+    match view.verdict {
+        Verdict::InStep => (StatusCode::OK, "in step\n".into()),
+        Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
+        Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),
+        Verdict::Broken(_) => {
+            let down: Vec<&str> = [("source", &view.status.source), ("target", &view.status.target)]
+                .into_iter()
+                .filter(|(_, end)| !end.connected)
+                .map(|(side, _)| side)
+                .collect();
+            let why =
+                if down.is_empty() { "not in step".into() } else { format!("not connected: {}", down.join(", ")) };
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+        }
+    }
+}
+
+async fn metrics_page() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::get().render()).into_response()
+}
+
+#[cfg(test)]
+mod tests;

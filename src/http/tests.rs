@@ -1,0 +1,121 @@
+//! The window, looked through from outside: a real listener and a real client.
+
+use futures_util::StreamExt;
+use reqwest::Client;
+
+use super::*;
+use crate::status;
+
+struct Open {
+    base: String,
+    publish: watch::Sender<Status>,
+    stop: watch::Sender<bool>,
+    served: tokio::task::JoinHandle<Result<(), Fault>>,
+}
+
+fn streaming() -> Status {
+    let mut status = Status::starting("to_supabase", "db:5432/shop", "https://abc.supabase.co");
+    let now = status.updated_at;
+    status.state = status::State::Streaming;
+    status.source.set(true, now);
+    status.target.set(true, now);
+    status.lag.seconds = Some(0.001);
+    status
+}
+
+async fn open(status: Status, token: Option<&str>) -> Open {
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (publish, status) = watch::channel(status);
+    let (stop, shutdown) = watch::channel(false);
+    let window = Window { status, token: token.map(Into::into), in_step_within: Duration::from_secs(10) };
+    let served = tokio::spawn(serve(listener, window, shutdown));
+    Open { base, publish, stop, served }
+}
+
+fn client() -> Client {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap()
+}
+
+async fn get(url: String) -> (u16, String) {
+    let answer = client().get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn ready_means_connected_to_both_sides_and_caught_up_and_alive_means_alive() {
+    let open = open(streaming(), None).await;
+    let ready = || get(format!("{}/readyz", open.base));
+    assert_eq!(ready().await, (200, "in step\n".into()));
+    open.publish.send_modify(|status| status.target.connected = false);
+    assert_eq!(ready().await, (503, "not connected: target\n".into()));
+    open.publish.send_modify(|status| *status = streaming());
+    open.publish.send_modify(|status| status.lag.seconds = Some(60.0));
+    assert_eq!(ready().await, (503, "behind\n".into()));
+    open.publish.send_modify(|status| status.lag.seconds = None);
+    assert_eq!(ready().await, (503, "unknown\n".into()));
+    assert_eq!(get(format!("{}/healthz", open.base)).await, (200, "alive\n".into()));
+}
+
+#[tokio::test]
+async fn the_page_and_all_it_loads_come_from_here_and_weigh_little() {
+    let open = open(streaming(), None).await;
+    let mut weight = 0;
+    for path in ["/", "/style.css", "/app.js"] {
+        let answer = client().get(format!("{}{path}", open.base)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(answer.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+        let text = answer.text().await.unwrap();
+        weight += text.len();
+        let strange = text.replace("http://www.w3.org/2000/svg", "");
+        assert!(!strange.contains("http:") && !strange.contains("https:"), "{path} names another host");
+    }
+    assert!(weight < 40_000, "the page weighs {weight} bytes");
+}
+
+#[tokio::test]
+async fn status_and_metrics_are_there_for_scripts() {
+    let open = open(streaming(), None).await;
+    let (code, text) = get(format!("{}/api/status", open.base)).await;
+    let view: View = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, view.verdict, view.status.route.as_str()), (200, Verdict::InStep, "to_supabase"));
+    let (code, text) = get(format!("{}/metrics", open.base)).await;
+    assert!(code == 200 && text.lines().any(|line| line == "lockstep_up 1"));
+}
+
+#[tokio::test]
+async fn a_change_shows_live_and_an_open_view_does_not_hold_up_the_end() {
+    let open = open(streaming(), None).await;
+    let answer = client().get(format!("{}/api/events", open.base)).send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut events = answer.bytes_stream();
+    let first = String::from_utf8(events.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(first.starts_with("data: {") && first.contains("\"verdict\":\"in_step\""), "{first}");
+    open.publish.send_modify(|status| status.source.connected = false);
+    let second = String::from_utf8(events.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(second.contains("the source is not connected"), "{second}");
+    open.stop.send_replace(true);
+    let ended = tokio::time::timeout(Duration::from_secs(5), open.served).await;
+    assert_eq!(ended.expect("an open view keeps the server from ending").unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_token_is_demanded_and_a_foreign_name_is_not_answered() {
+    let open = open(streaming(), Some("0123456789abcdef")).await;
+    assert_eq!(get(format!("{}/api/status", open.base)).await.0, 401);
+    let with = |token: &str| client().get(format!("{}/api/status", open.base)).bearer_auth(token).send();
+    assert_eq!(with("0123456789abcdef").await.unwrap().status(), 200);
+    assert_eq!(with("0123456789abcdeX").await.unwrap().status(), 401);
+    assert_eq!(get(format!("{}/healthz", open.base)).await.0, 200);
+    let foreign = client().get(format!("{}/healthz", open.base)).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(foreign.status(), 421);
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_with_the_way_out() {
+    let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let taken = first.local_addr().unwrap();
+    let Err(Fault::Stop { cause, fix }) = bind(taken).await else { panic!("two listeners on {taken}") };
+    assert!(cause.contains(&taken.to_string()) && fix.contains("LOCKSTEP_LISTEN"));
+}

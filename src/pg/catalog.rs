@@ -1,0 +1,195 @@
+//! Reads a database's catalogs: which tables a route can replicate and why others stay behind; and, for the schema
+//! generator, everything that makes a table what it is (`shape`, `read`).
+
+pub mod read;
+pub mod select;
+pub mod shape;
+
+use std::fmt;
+
+use tokio_postgres::{Client, Error};
+
+pub use select::Selection;
+
+use super::client::fault;
+use super::quote;
+use crate::types::{Column, Fault, Table, TableName};
+
+/// What the selection finds.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// In the order of their names.
+    pub tables: Vec<Table>,
+    /// Chosen by the settings, but not possible; in the order of their names.
+    pub left_out: Vec<LeftOut>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    pub table: TableName,
+    pub why: Why,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.why)
+    }
+}
+
+/// Why a table cannot be replicated. Reads as the rest of a sentence that begins with its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Ours,
+    ExtensionOwned,
+    Unlogged,
+    NoPrimaryKey,
+    /// Postgres takes no deferrable key as replica identity: published, the table would refuse every UPDATE.
+    DeferrableKey,
+    /// Published, the table would refuse every UPDATE and DELETE.
+    NoIdentity,
+    /// Generated columns do not travel, and without its key a row cannot be found.
+    GeneratedKey,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "is Lockstep's own",
+            Self::ExtensionOwned => "belongs to an extension",
+            Self::Unlogged => "is unlogged, so its changes are not in the WAL",
+            Self::NoPrimaryKey => "has no primary key",
+            Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
+            Self::NoIdentity => "has replica identity nothing",
+            Self::GeneratedKey => "has a generated column in its primary key",
+        })
+    }
+}
+
+/// The tables that a route replicates. The survey's list of what was left out says why the others are not here.
+pub async fn tables(client: &Client, selection: &Selection) -> Result<Vec<Table>, Fault> {
+    survey(client, selection).await.map(|survey| survey.tables)
+}
+
+/// Looks at every table of the selection. A table that was asked for by its name and is missing, or cannot be
+/// replicated, is an error: a wish that is half fulfilled would go unnoticed.
+pub async fn survey(client: &Client, selection: &Selection) -> Result<Survey, Fault> {
+    let rows = client.query(TABLES, &[]).await.map_err(|error| fault(&error))?;
+    let seen = rows.iter().map(Seen::read).collect::<Result<Vec<_>, _>>().map_err(|error| fault(&error))?;
+    let names: Vec<&TableName> = seen.iter().map(|seen| &seen.table.name).collect();
+    selection.check(&names)?;
+
+    let mut survey = Survey { tables: Vec::new(), left_out: Vec::new() };
+    for seen in seen.into_iter().filter(|seen| selection.takes(&seen.table.name)) {
+        match seen.why() {
+            None => survey.tables.push(seen.table),
+            Some(why) if selection.names(&seen.table.name) => return Err(refused(&seen.table.name, why)),
+            Some(why) => survey.left_out.push(LeftOut { table: seen.table.name, why }),
+        }
+    }
+    Ok(survey)
+}
+
+fn refused(table: &TableName, why: Why) -> Fault {
+    let name = quote::table(table);
+    let fix = match why {
+        Why::Ours | Why::ExtensionOwned => "take it off the list of tables".to_owned(),
+        Why::Unlogged => format!("alter table {name} set logged;"),
+        Why::NoPrimaryKey => format!("alter table {name} add primary key (…); or take it off the list of tables"),
+        Why::NoIdentity => format!("alter table {name} replica identity default;"),
+        Why::DeferrableKey => format!("alter table {name} replica identity full;"),
+        Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
+    };
+    Fault::stop(format!("table {table} was asked for, but {why}"), fix)
+}
+
+/// Partitions travel through their root, so only roots and plain tables are read. Children by inheritance are tables
+/// like any other. `-1` as modifier makes format_type say `bpchar` and `bit`, where it would otherwise say
+/// `character`, which SQL takes for `character(1)`.
+const TABLES: &str = "
+select c.oid,
+       n.nspname,
+       c.relname,
+       c.relpersistence::text,
+       c.relreplident::text,
+       exists (select from pg_catalog.pg_depend d
+               where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'),
+       case c.relkind when 'p' then (select coalesce(sum(greatest(l.reltuples, 0)), 0)
+                                     from pg_catalog.pg_partition_tree(c.oid) t
+                                     join pg_catalog.pg_class l on l.oid = t.relid
+                                     where t.isleaf)::float8
+            else greatest(c.reltuples, 0)::float8 end,
+       i.indimmediate,
+       array(select a.attname::text
+             from unnest(i.indkey) with ordinality k (attnum, place)
+             join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+             where k.place <= i.indnkeyatts
+             order by k.place),
+       array(select a.attname::text from pg_catalog.pg_attribute a
+             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+             order by a.attnum),
+       array(select pg_catalog.format_type(a.atttypid, -1) from pg_catalog.pg_attribute a
+             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+             order by a.attnum)
+from pg_catalog.pg_class c
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary and i.indisvalid
+where c.relkind in ('r', 'p') and not c.relispartition
+  and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+order by n.nspname collate \"C\", c.relname collate \"C\"";
+
+/// A table as the catalogs have it, before it is known whether it can be replicated.
+struct Seen {
+    table: Table,
+    persistence: String,
+    identity: String,
+    extension_owned: bool,
+    /// None without a primary key.
+    key_is_immediate: Option<bool>,
+}
+
+impl Seen {
+    fn read(row: &tokio_postgres::Row) -> Result<Self, Error> {
+        let names: Vec<String> = row.try_get(9)?;
+        let types: Vec<String> = row.try_get(10)?;
+        let columns = names.into_iter().zip(types).map(|(name, type_name)| Column { name, type_name }).collect();
+        Ok(Self {
+            table: Table {
+                oid: row.try_get(0)?,
+                name: TableName { schema: row.try_get(1)?, name: row.try_get(2)? },
+                columns,
+                key: row.try_get(8)?,
+                estimated_rows: row.try_get::<_, f64>(6)? as u64,
+            },
+            persistence: row.try_get(3)?,
+            identity: row.try_get(4)?,
+            extension_owned: row.try_get(5)?,
+            key_is_immediate: row.try_get(7)?,
+        })
+    }
+
+    fn why(&self) -> Option<Why> {
+        let Table { name, columns, key, .. } = &self.table;
+        let full = self.identity == "f";
+        if is_ours(name) {
+            return Some(Why::Ours);
+        }
+        if self.extension_owned {
+            return Some(Why::ExtensionOwned);
+        }
+        if self.persistence != "p" {
+            return Some(Why::Unlogged);
+        }
+        match self.key_is_immediate {
+            None => Some(Why::NoPrimaryKey),
+            _ if self.identity == "n" => Some(Why::NoIdentity),
+            Some(false) if !full => Some(Why::DeferrableKey),
+            _ if key.iter().any(|key| columns.iter().all(|column| column.name != *key)) => Some(Why::GeneratedKey),
+            _ => None,
+        }
+    }
+}
+
+/// What Lockstep keeps in the source is about replication, and is not itself replicated.
+fn is_ours(name: &TableName) -> bool {
+    name.schema == "lockstep" || name.name.starts_with("supabase_sync_")
+}
