@@ -11,12 +11,15 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod http;
 pub mod lab;
 pub mod metrics;
 pub mod pg;
+pub mod pipeline;
+pub mod reconcile;
 pub mod rest;
 pub mod schema;
 pub mod status;

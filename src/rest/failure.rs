@@ -78,7 +78,7 @@ fn excerpt(body: &[u8]) -> String {
 }
 
 /// The class of an HTTP answer.
-pub fn classify(status: u16, code: Option<&str>) -> Class {
+fn classify(status: u16, code: Option<&str>) -> Class {
     match code {
         Some(code) if code.starts_with("PGRST") => match &code[5..] {
             "000" | "001" | "002" | "003" => Class::Transient, // no connection, no pool slot, schema cache not loaded

@@ -1,6 +1,8 @@
 //! What travels from the pipeline to apply: whole transactions in commit order, and the ranges of a first copy that
 //! were merged between them.
 
+use tokio::sync::oneshot;
+
 use super::{Change, Position, TableName};
 
 #[derive(Debug, Default)]
@@ -34,4 +36,13 @@ pub struct CopyMark {
     pub done: bool,
     /// Rows read for it so far.
     pub rows: u64,
+}
+
+/// Apply's wish for the next batch. It pulls, so that a batch is closed only when somebody is ready for it: idle, a
+/// change leaves at once; under load, batches grow by themselves.
+#[derive(Debug)]
+pub struct Pull {
+    /// Only a batch that has reached its size limit; to be prepared while another one is in flight.
+    pub full: bool,
+    pub reply: oneshot::Sender<Batch>,
 }

@@ -79,6 +79,15 @@ impl Tuple {
         }
     }
 
+    /// This row with the columns that a patch of the same form brings.
+    pub fn overlaid(&self, patch: &Self) -> Self {
+        let mut merged = TupleBuilder::new();
+        for (old, new) in self.cells().zip(patch.cells()) {
+            merged.push(if new == Cell::Unchanged { old } else { new });
+        }
+        merged.finish()
+    }
+
     /// Whether an unchanged TOASTed value is missing from it.
     pub fn is_partial(&self) -> bool {
         self.cells().any(|cell| cell == Cell::Unchanged)

@@ -1,0 +1,205 @@
+//! Writes batches to the target by `rpc`: one request a batch, one in flight, exactly once.
+//!
+//! Every batch names the checkpoint it builds on (`base`) and the one it makes (`upto`); the target moves its
+//! checkpoint in the transaction that writes the rows. So a request whose outcome is unknown is simply sent again,
+//! under the same base: if it was carried out, the answer is `duplicate`.
+
+mod answer;
+mod encode;
+mod fold;
+mod plan;
+mod send;
+mod shape;
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::rest;
+use crate::types::{Batch, Fault, Position, Pull, TableName};
+use answer::Answer;
+use plan::{Order, Plan, plan};
+pub use shape::{Shape, Shapes};
+
+pub struct Settings {
+    pub route: String,
+    /// The target leaves triggers and foreign keys to the source, and may do so: batches are folded and written set
+    /// by set. Otherwise they are written in the source's order.
+    pub suppress: bool,
+}
+
+/// What was written, for status and metrics.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Rows of a table, as the source changed them: `insert`, `update`, `delete`, `truncate`.
+    Written { table: TableName, kind: &'static str, rows: u64 },
+    /// Supabase holds everything that was committed up to this time (microseconds since the Unix epoch).
+    Settled { committed_at: i64 },
+    /// A first copy got this far.
+    Copied(crate::types::CopyMark),
+    /// An attempt failed and will be made again, or one succeeded after such failures (`None`).
+    Trouble(Option<String>),
+}
+
+pub struct Apply {
+    pub settings: Settings,
+    pub client: rest::Client,
+    pub shapes: Shapes,
+    /// Tables whose first copy is not finished.
+    pub copying: HashSet<TableName>,
+    /// The target's checkpoint.
+    pub base: Position,
+    /// Everything up to here is in the target.
+    pub settled: watch::Sender<Position>,
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// A batch with its plan, ready to be sent.
+struct Prepared {
+    batch: Batch,
+    plan: Plan,
+}
+
+impl Apply {
+    /// Applies what it can pull until the pipeline ends.
+    pub async fn run(mut self, pulls: mpsc::Sender<Pull>) -> Result<(), Fault> {
+        let mut next: Option<Prepared> = None;
+        loop {
+            let current = match next.take() {
+                Some(prepared) => prepared,
+                None => match pull(&pulls).await {
+                    Some(batch) => self.prepare(batch)?,
+                    None => return Ok(()),
+                },
+            };
+            if current.batch.is_empty() {
+                self.settle(&current.batch);
+                continue;
+            }
+            let request = send::Request::new(&self.settings, self.base, &current.batch, &current.plan);
+            let mut sending = pin!(send::until_answered(self.client.clone(), request, self.events.clone()));
+            // While it is in flight, a batch that is full already is planned ahead. One that is not full keeps
+            // growing until this one is answered.
+            let (reply, mut ahead) = oneshot::channel();
+            let asked = pulls.try_send(Pull { full: true, reply }).is_ok();
+            let (answer, batch) = tokio::select! {
+                answer = &mut sending => {
+                    // A batch that was handed over in this very moment is in the channel and must not be lost with it.
+                    ahead.close();
+                    (Some(answer), ahead.try_recv().ok())
+                }
+                batch = &mut ahead, if asked => (None, batch.ok()),
+            };
+            next = batch.map(|batch| self.prepare(batch)).transpose()?;
+            let answer = match answer {
+                Some(answer) => answer,
+                None => sending.await,
+            };
+            self.take(current, answer?).await?;
+        }
+    }
+
+    fn order(&self) -> Order {
+        if self.settings.suppress { Order::Free } else { Order::Source }
+    }
+
+    fn prepare(&mut self, batch: Batch) -> Result<Prepared, Fault> {
+        let order = self.order();
+        let copying = |table: &TableName| self.copying.contains(table);
+        Ok(Prepared { plan: plan(&batch.changes, &mut self.shapes, order, &copying)?, batch })
+    }
+
+    /// Acts on the answer to a batch.
+    async fn take(&mut self, prepared: Prepared, answer: Answer) -> Result<(), Fault> {
+        match answer {
+            Answer::Applied { absent } => {
+                if absent > 0 {
+                    info!(rows = absent, "deleted rows that the target did not have");
+                }
+                self.written(&prepared);
+                Ok(())
+            }
+            Answer::Duplicate => {
+                info!(upto = %prepared.batch.upto, "the target had this batch already: an earlier answer was lost");
+                crate::metrics::get().duplicates.inc();
+                self.written(&prepared);
+                Ok(())
+            }
+            Answer::Gap { at } => {
+                crate::metrics::get().gaps.inc();
+                let (base, upto) = (self.base, prepared.batch.upto);
+                Err(Fault::retry(format!(
+                    "the target's checkpoint is at {at}, not at {base} on which the batch up to {upto} builds; \
+                     starting again from there"
+                )))
+            }
+            Answer::Refused(refusal)
+                if refusal.is_row() && prepared.plan.groups.len() as u64 != rows(&prepared.plan) =>
+            {
+                warn!(cause = %refusal, "a set was refused; replaying the batch row by row in the source's order");
+                crate::metrics::get().replays.inc();
+                self.replay(prepared.batch).await
+            }
+            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
+        }
+    }
+
+    /// The same batch under the same base, row by row: what the source accepted in this order, the target does too.
+    async fn replay(&mut self, batch: Batch) -> Result<(), Fault> {
+        let copying = |table: &TableName| self.copying.contains(table);
+        let plan = plan(&batch.changes, &mut self.shapes, Order::Rows, &copying)?;
+        let prepared = Prepared { plan, batch };
+        let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
+        let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+        match answer {
+            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
+            answer => Box::pin(self.take(prepared, answer)).await,
+        }
+    }
+
+    fn written(&mut self, Prepared { batch, plan }: &Prepared) {
+        self.base = batch.upto;
+        for (table, kind, rows) in &plan.counted {
+            self.tell(Event::Written { table: table.clone(), kind, rows: *rows });
+        }
+        for mark in &batch.copied {
+            if mark.done {
+                self.copying.remove(&mark.table);
+            }
+            self.tell(Event::Copied(mark.clone()));
+        }
+        let metrics = crate::metrics::get();
+        metrics.batches.inc();
+        metrics.transactions.inc_by(batch.transactions);
+        self.settle(batch);
+    }
+
+    fn settle(&self, batch: &Batch) {
+        if let Some(committed_at) = batch.committed_at {
+            self.tell(Event::Settled { committed_at });
+        }
+        self.settled.send_replace(batch.upto);
+    }
+
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event); // nobody listens any more when the route ends
+    }
+}
+
+fn rows(plan: &Plan) -> u64 {
+    plan.groups.iter().map(|group| group.rows).sum()
+}
+
+async fn pull(pulls: &mpsc::Sender<Pull>) -> Option<Batch> {
+    let (reply, batch) = oneshot::channel();
+    pulls.send(Pull { full: false, reply }).await.ok()?;
+    batch.await.ok()
+}
+
+/// Seconds since then, for the histogram.
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}

@@ -1,0 +1,92 @@
+//! How a table's rows in the stream become rows of its target: which columns are sent, which make the key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::types::{Fault, Relation, TableName};
+
+/// What is agreed about one table before the stream starts.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub name: TableName,
+    /// Columns that are replicated.
+    pub columns: Vec<String>,
+    /// Columns of its primary key.
+    pub key: Vec<String>,
+    /// The settings chose the columns: others in the stream are left out, not missed.
+    pub chosen: bool,
+}
+
+/// A relation of the stream laid over the shape of its table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mapped {
+    pub table: TableName,
+    pub key_names: Vec<String>,
+    /// Where the key's columns stand in a row of the stream.
+    pub key: Vec<usize>,
+    /// Where each replicated column stands in a row of the stream, and its name.
+    pub columns: Vec<(usize, String)>,
+}
+
+/// The shapes by the table's oid, and what the stream's relations came to.
+pub struct Shapes {
+    shapes: HashMap<u32, Shape>,
+    /// By oid, the latest first. A first copy and the stream describe a table each in their own way, and a column
+    /// added in mid-stream makes one more: a few are remembered.
+    known: HashMap<u32, Vec<(Arc<Relation>, Arc<Mapped>)>>,
+}
+
+const REMEMBERED: usize = 4;
+
+impl Shapes {
+    pub fn new(shapes: HashMap<u32, Shape>) -> Self {
+        Self { shapes, known: HashMap::new() }
+    }
+
+    /// The mapping of a relation; `None` when its table is not replicated.
+    pub fn of(&mut self, relation: &Arc<Relation>) -> Result<Option<Arc<Mapped>>, Fault> {
+        let Some(shape) = self.shapes.get(&relation.oid) else { return Ok(None) };
+        let known = self.known.entry(relation.oid).or_default();
+        if let Some((_, mapped)) = known.iter().find(|(seen, _)| Arc::ptr_eq(seen, relation)) {
+            return Ok(Some(mapped.clone()));
+        }
+        let mapped = map(shape, relation)?;
+        // Relations that come to the same share one mapping, so that their rows fold together.
+        let same = known.iter().map(|(_, known)| known).find(|known| ***known == mapped).cloned();
+        let mapped = same.unwrap_or_else(|| Arc::new(mapped));
+        known.insert(0, (relation.clone(), mapped.clone()));
+        known.truncate(REMEMBERED);
+        Ok(Some(mapped))
+    }
+}
+
+fn map(shape: &Shape, relation: &Relation) -> Result<Mapped, Fault> {
+    let table = &shape.name;
+    let place = |name: &String| relation.columns.iter().position(|column| &column.name == name);
+    let key: Option<Vec<usize>> = shape.key.iter().map(place).collect();
+    let key = key.ok_or_else(|| {
+        let cause = format!("{table}: the stream does not hold the key ({})", shape.key.join(", "));
+        Fault::stop(cause, "let the publication include the key's columns")
+    })?;
+    // FULL marks every column; otherwise old rows hold only the identity's, and we look for rows by the key.
+    let by_key = relation.identity == b'f' || key.iter().all(|&at| relation.columns[at].key);
+    if !by_key {
+        let cause = format!("{table}: its replica identity does not hold its primary key ({})", shape.key.join(", "));
+        let name = crate::pg::quote::table(table);
+        return Err(Fault::stop(cause, format!("on the source: alter table {name} replica identity default")));
+    }
+    let mut columns = Vec::with_capacity(relation.columns.len());
+    for (at, column) in relation.columns.iter().enumerate() {
+        if shape.columns.contains(&column.name) {
+            columns.push((at, column.name.clone()));
+        } else if !shape.chosen {
+            return Err(added(table, &column.name));
+        }
+    }
+    Ok(Mapped { table: table.clone(), key_names: shape.key.clone(), key, columns })
+}
+
+/// A column that was added at the source after the start. The supervisor looks at both sides again before it goes on.
+fn added(table: &TableName, column: &str) -> Fault {
+    Fault::retry(format!("{table}: column {column} is new at the source; both sides are looked at again"))
+}

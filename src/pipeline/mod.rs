@@ -1,0 +1,94 @@
+//! Gathers transactions into batches, in commit order, and merges ranges of a first copy in at their watermarks.
+//!
+//! There is no timer. While nobody asks, transactions gather up to a size; when apply pulls, what is there leaves.
+
+mod window;
+
+use std::collections::HashMap;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::types::{Batch, Change, Closed, Position, Pull, Range, Receiver, Transaction, Watermark};
+use window::Windows;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which start of the service this is; see `Watermark::run`.
+    pub run: u64,
+    /// Names of each replicated table's key columns, by oid.
+    pub keys: HashMap<u32, Vec<String>>,
+    /// Size at which a batch is full.
+    pub batch_bytes: watch::Receiver<usize>,
+}
+
+/// Hands out batches until the source's queue ends and all that it held is handed out, or apply is gone.
+pub async fn run(
+    settings: Settings,
+    mut transactions: Receiver<Transaction>,
+    mut ranges: mpsc::Receiver<Range>,
+    mut pulls: mpsc::Receiver<Pull>,
+) -> Result<(), Closed> {
+    let mut gathered = Batch::default();
+    let mut windows = Windows::new(settings.run, settings.keys);
+    let mut waiting: Option<Pull> = None;
+    let mut ended = false;
+    loop {
+        let limit = *settings.batch_bytes.borrow();
+        let full = gathered.bytes >= limit;
+        if let Some(pull) = waiting.take() {
+            let anything = gathered.upto > Position::default();
+            if (anything && !pull.full) || full || (ended && anything) {
+                // A reply that nobody waits for any more gives the batch back.
+                match pull.reply.send(std::mem::take(&mut gathered)) {
+                    Ok(()) => {}
+                    Err(batch) => gathered = batch,
+                }
+                continue;
+            }
+            waiting = Some(pull);
+        }
+        if ended && gathered.upto == Position::default() {
+            return Ok(());
+        }
+        tokio::select! {
+            // What gathers is bounded here: at the limit, reading stops until apply pulls.
+            transaction = transactions.recv(), if !full && !ended => match transaction {
+                Some(transaction) => {
+                    gather(&mut gathered, transaction, &mut windows, &mut ranges);
+                    // Take what is waiting without going round for each; a pull can wait that long.
+                    while gathered.bytes < limit && let Some(transaction) = transactions.try_recv() {
+                        gather(&mut gathered, transaction, &mut windows, &mut ranges);
+                    }
+                }
+                None => ended = true,
+            },
+            pull = pulls.recv() => match pull {
+                Some(pull) => waiting = Some(pull),
+                None => return Err(Closed),
+            },
+        }
+    }
+}
+
+fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ranges: &mut mpsc::Receiver<Range>) {
+    assert!(batch.upto < transaction.end, "the stream went back from {} to {}", batch.upto, transaction.end);
+    batch.upto = transaction.end;
+    let mut changed = false;
+    for change in transaction.changes {
+        if let Change::Message { content } = &change {
+            if let Ok(watermark) = serde_json::from_slice::<Watermark>(content) {
+                windows.pass(watermark, batch, ranges);
+            }
+            continue;
+        }
+        windows.note(&change);
+        changed = true;
+        batch.bytes += change.size();
+        batch.changes.push(change);
+    }
+    windows.passed(transaction.xid);
+    if changed {
+        batch.transactions += u64::from(transaction.end.minor == 0);
+        batch.committed_at.get_or_insert(transaction.committed_at);
+    }
+}

@@ -1,0 +1,181 @@
+//! The stretch of the stream between the two watermarks of a range, and what it does to the range's rows.
+//!
+//! The rows were read at some moment between the marks. For every key that the stream touches in between, the stream
+//! brings the truth itself; the other rows are still true at the second mark, and are merged into the stream there.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::types::{Batch, Cell, Change, Merged, Range, Relation, Tuple, TupleBuilder, Watermark};
+
+/// Keys of one window that are remembered, in bytes. Beyond it the range is read again; ranges take well under a
+/// second to read, so this is some 100,000 changes a second to one table.
+const TOUCHED_BYTES: usize = 32 << 20;
+
+/// Transactions whose numbers are remembered after they passed. One commits in the WAL a moment before it is visible
+/// to others; a read in that moment misses what the stream has brought already. No more of them can be in that state
+/// at once than the server has connections.
+const RECENT: usize = 8192;
+
+pub struct Windows {
+    run: u64,
+    /// Names of each table's key columns, by oid. The stream and the reader may order columns differently, and with
+    /// REPLICA IDENTITY FULL the stream calls every column a key.
+    keys: HashMap<u32, Vec<String>>,
+    open: Option<Window>,
+    recent: VecDeque<u32>,
+    /// The range that was merged last.
+    merged: Option<u64>,
+}
+
+struct Window {
+    range: u64,
+    table: u32,
+    key: Vec<String>,
+    /// Numbers of the transactions that passed before it opened.
+    before: Vec<u32>,
+    touched: HashMap<Vec<u8>, Touch>,
+    bytes: usize,
+    /// Everything that stood in the table is gone.
+    truncated: bool,
+}
+
+/// What the stream brought of a row since the window opened.
+enum Touch {
+    /// The whole row, or its end.
+    Whole,
+    /// Some columns; the others are as they were read.
+    Partly(Arc<Relation>, Tuple),
+}
+
+impl Windows {
+    pub fn new(run: u64, keys: HashMap<u32, Vec<String>>) -> Self {
+        Self { run, keys, open: None, recent: VecDeque::with_capacity(RECENT), merged: None }
+    }
+
+    /// A transaction has passed.
+    pub fn passed(&mut self, xid: u32) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(xid);
+    }
+
+    /// A watermark comes by: one range ends here, the next one begins.
+    pub fn pass(&mut self, mark: Watermark, batch: &mut Batch, ranges: &mut mpsc::Receiver<Range>) {
+        if mark.run != self.run {
+            return;
+        }
+        if let Some(high) = mark.high {
+            let window = self.open.take().filter(|window| window.range == high);
+            // Handed over before its mark was written, so it is here. An older one was given up by its reader.
+            while let Ok(range) = ranges.try_recv() {
+                if range.id == high {
+                    let follows = range.builds_on.is_none() || range.builds_on == self.merged;
+                    if merge(window.filter(|_| follows), range, batch) {
+                        self.merged = Some(high);
+                    }
+                    break;
+                }
+            }
+        }
+        if let Some((range, table)) = mark.low {
+            let before = self.recent.iter().copied().collect();
+            let key = self.keys.get(&table).cloned().unwrap_or_default();
+            let touched = HashMap::new();
+            self.open = Some(Window { range, table, key, before, touched, bytes: 0, truncated: false });
+        }
+    }
+
+    /// A change goes by.
+    pub fn note(&mut self, change: &Change) {
+        let Some(window) = &mut self.open else { return };
+        match change {
+            Change::Insert { relation, new } if relation.oid == window.table => window.touch(relation, new),
+            Change::Update { relation, old, new } if relation.oid == window.table => {
+                if let Some(old) = old {
+                    window.whole(relation, old);
+                }
+                window.touch(relation, new);
+            }
+            Change::Delete { relation, old } if relation.oid == window.table => window.whole(relation, old),
+            Change::Truncate { relations, .. } if relations.iter().any(|r| r.oid == window.table) => {
+                window.truncated = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Window {
+    fn touch(&mut self, relation: &Arc<Relation>, row: &Tuple) {
+        if !row.is_partial() {
+            return self.whole(relation, row);
+        }
+        let key = self.key_of(relation, row);
+        let (relation, row) = match self.touched.get(&key) {
+            Some(Touch::Whole) => return,
+            Some(Touch::Partly(before, earlier)) if before == relation => (relation, earlier.overlaid(row)),
+            _ => (relation, row.clone()),
+        };
+        self.bytes += key.len() + row.size();
+        self.touched.insert(key, Touch::Partly(relation.clone(), row));
+    }
+
+    fn key_of(&self, relation: &Relation, row: &Tuple) -> Vec<u8> {
+        let place = |name| relation.columns.iter().position(|column| &column.name == name);
+        let columns: Vec<usize> = self.key.iter().map(|name| place(name).unwrap_or(usize::MAX)).collect();
+        let mut key = Vec::with_capacity(32);
+        row.key(&columns, &mut key);
+        key
+    }
+
+    fn whole(&mut self, relation: &Relation, row: &Tuple) {
+        let key = self.key_of(relation, row);
+        self.bytes += key.len() + size_of::<Touch>();
+        self.touched.insert(key, Touch::Whole);
+    }
+}
+
+/// Puts the rows that are still true into the batch, and the copy's progress with them; or asks to read them again.
+fn merge(window: Option<Window>, range: Range, batch: &mut Batch) -> bool {
+    let again = match &window {
+        None => true,
+        Some(window) => window.bytes > TOUCHED_BYTES || window.before.iter().any(|&xid| !range.snapshot.sees(xid)),
+    };
+    let Some(mut window) = window.filter(|_| !again) else {
+        let _ = range.reply.send(Merged::ReadAgain);
+        return false;
+    };
+    if !window.truncated {
+        for row in range.rows {
+            let row = match window.touched.remove(&window.key_of(&range.relation, &row)) {
+                None => row,
+                Some(Touch::Whole) => continue,
+                Some(Touch::Partly(relation, patch)) => patched(&range.relation, &row, &relation, &patch),
+            };
+            let change = Change::Insert { relation: range.relation.clone(), new: row };
+            batch.bytes += change.size();
+            batch.changes.push(change);
+        }
+    }
+    batch.copied.push(range.mark);
+    let _ = range.reply.send(Merged::Yes); // a reader that is gone starts again from the stored mark
+    true
+}
+
+/// The row as it was read, with the columns that the stream has brought since.
+fn patched(relation: &Relation, row: &Tuple, patched_by: &Relation, patch: &Tuple) -> Tuple {
+    let came: HashMap<&str, Cell<'_>> =
+        patched_by.columns.iter().map(|column| column.name.as_str()).zip(patch.cells()).collect();
+    let mut merged = TupleBuilder::new();
+    for (column, cell) in relation.columns.iter().zip(row.cells()) {
+        match came.get(column.name.as_str()) {
+            Some(Cell::Unchanged) | None => merged.push(cell),
+            Some(&newer) => merged.push(newer),
+        }
+    }
+    merged.finish()
+}
