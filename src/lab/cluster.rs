@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::place::{Port, Temp, make_folder, random_hex, write_secret};
 use super::postgres::Programs;
-use super::process::{LOOK_AGAIN, Process, children};
+use super::process::{LOOK_AGAIN, Process, children, runs};
 use super::{Certificates, Doing, LabError, Result};
 
 /// How the cluster is made and run.
@@ -232,7 +232,7 @@ impl Cluster {
             let _ = kill_process(*backend, Signal::KILL);
         }
         server.gone_within(STOPS_WITHIN).await;
-        let alive = |pid: &rustix::process::Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+        let alive = |pid: &rustix::process::Pid| runs(pid.as_raw_nonzero().get() as u32);
         let deadline = Instant::now() + STOPS_WITHIN;
         while backends.iter().any(alive) && Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
