@@ -11,11 +11,14 @@
 //! types │ clock │ metrics │ status        ground
 //! ```
 
+pub mod app;
 pub mod apply;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod http;
 pub mod lab;
+pub mod ledger;
 pub mod metrics;
 pub mod pg;
 pub mod pipeline;

@@ -88,6 +88,9 @@ declare
 begin
   insert into lockstep.checkpoint (route, major, minor, source)
   values (request->>'route', 0, 0, request->'source') on conflict (route) do nothing;
+  -- The first look does not know yet which source it is.
+  update lockstep.checkpoint c set source = request->'source'
+  where c.route = request->>'route' and c.source = '{}' and request->'source' <> '{}';
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),

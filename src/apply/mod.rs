@@ -22,6 +22,7 @@ use crate::rest;
 use crate::types::{Batch, Fault, Position, Pull, TableName};
 use answer::Answer;
 use plan::{Order, Plan, plan};
+pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
 
 pub struct Settings {

@@ -4,9 +4,9 @@ mod demo;
 mod log;
 mod output;
 mod run;
+mod schema;
+mod setup;
 mod status;
-// PLUG: mod schema;
-// PLUG: mod setup;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,10 +38,10 @@ enum Verb {
     Status(status::Args),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
-    // PLUG: /// Install what Lockstep needs on either side, print it, or take it away again
-    // PLUG: Setup(setup::Args),
-    // PLUG: /// Print the SQL that creates the source's tables in Supabase
-    // PLUG: Schema(schema::Args),
+    /// Install what Lockstep needs on either side, print it, or take it away again
+    Setup(setup::Args),
+    /// Print the SQL that creates the source's tables in Supabase
+    Schema(schema::Args),
 }
 
 /// Why a verb ended otherwise than well.
@@ -96,8 +96,8 @@ fn go(cli: Cli) -> Result<(), Failure> {
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
-        // PLUG: Verb::Setup(args) => wait(setup::run(args, &settings()?)),
-        // PLUG: Verb::Schema(args) => wait(schema::run(args, &settings()?)),
+        Verb::Setup(args) => wait(setup::run(args, &settings()?)),
+        Verb::Schema(args) => wait(schema::run(args, &settings()?)),
     }
 }
 

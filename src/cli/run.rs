@@ -14,8 +14,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let (stop, shutdown) = watch::channel(false);
     tokio::spawn(signals(stop)?);
     info!(version = env!("CARGO_PKG_VERSION"), "Lockstep starts");
-    // PLUG: crate::app::run(settings, shutdown).await?;
-    drop(shutdown);
+    crate::app::run(settings, shutdown).await?;
     info!("Lockstep has stopped");
     Ok(())
 }

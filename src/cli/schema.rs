@@ -1,56 +1,57 @@
 //! `lockstep schema`: prints the SQL that creates the chosen tables in Supabase.
 
-use std::process::ExitCode;
-
-use clap::Args;
-
+use super::Failure;
+use crate::config::{Problem, Settings};
 use crate::pg::catalog::Selection;
 use crate::pg::{self, Url};
-use crate::types::Fault;
 
-#[derive(Args)]
-pub struct SchemaArgs {
-    /// The source: postgresql://user:password@host/database
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = Url::parse)]
-    pub database_url: Url,
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The source, as postgresql://user:password@host/database [default: the settings']
+    #[arg(long, value_name = "URL", value_parser = Url::parse)]
+    database_url: Option<Url>,
     #[command(flatten)]
-    pub tables: TableArgs,
+    tables: TableArgs,
 }
 
-/// Which tables a verb is about.
-#[derive(Args, Clone, Debug)]
-pub struct TableArgs {
+/// Which tables a verb is about; what is not said here is taken from the settings.
+#[derive(clap::Args)]
+pub(super) struct TableArgs {
     /// Schema whose tables are chosen; may be given more than once
-    #[arg(long = "schema", value_name = "NAME", default_value = "public")]
-    pub schemas: Vec<String>,
-    /// Table to choose instead of all: `name`, `schema.name`, with `*` for any characters; may be given more than once
+    #[arg(long = "schema", value_name = "NAME")]
+    schemas: Vec<String>,
+    /// Table to choose instead of all: `name` or `schema.name`, `*` for anything; may be given more than once
     #[arg(long = "table", value_name = "NAME")]
-    pub include: Vec<String>,
+    include: Vec<String>,
     /// Table to leave out, written like --table; may be given more than once
     #[arg(long = "exclude", value_name = "NAME")]
-    pub exclude: Vec<String>,
+    exclude: Vec<String>,
 }
 
-impl From<TableArgs> for Selection {
-    fn from(args: TableArgs) -> Self {
-        Self { schemas: args.schemas, include: args.include, exclude: args.exclude }
-    }
-}
-
-pub async fn run(args: SchemaArgs) -> ExitCode {
-    match script(args).await {
-        Ok(sql) => {
-            print!("{sql}");
-            ExitCode::SUCCESS
-        }
-        Err(fault) => {
-            eprintln!("lockstep schema: {fault}");
-            ExitCode::FAILURE
+impl TableArgs {
+    pub(super) fn selection(self, settings: &Settings) -> Selection {
+        let or = |said: Vec<String>, set: &[String]| if said.is_empty() { set.to_vec() } else { said };
+        Selection {
+            schemas: or(self.schemas, &settings.tables.schemas),
+            include: or(self.include, &settings.tables.include),
+            exclude: or(self.exclude, &settings.tables.exclude),
         }
     }
 }
 
-async fn script(args: SchemaArgs) -> Result<String, Fault> {
-    let client = pg::connect(&args.database_url, "lockstep schema").await?;
-    crate::schema::sql(&client, &args.tables.into()).await
+/// The source that was named, or the settings' one.
+pub(super) fn source_url(named: Option<Url>, settings: &Settings) -> Result<Url, Failure> {
+    use secrecy::ExposeSecret;
+    if let Some(url) = named {
+        return Ok(url);
+    }
+    let url = Url::parse(settings.source.url()?.expose_secret());
+    Ok(url.map_err(|cause| Problem::new("DATABASE_URL", cause))?)
+}
+
+pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> {
+    let client = pg::connect(&source_url(args.database_url, settings)?, "lockstep schema").await?;
+    let sql = crate::schema::sql(&client, &args.tables.selection(settings)).await?;
+    print!("{sql}");
+    Ok(())
 }

@@ -1,1 +1,5 @@
-//! Lockstep's own tables and functions: what is installed where, and how it goes away again.
+//! Lockstep's own objects on either side: what is installed where, and how it goes away again.
+
+pub mod install;
+pub mod source;
+pub mod teardown;

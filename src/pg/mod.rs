@@ -2,9 +2,12 @@
 
 pub mod catalog;
 pub mod client;
+mod login;
 pub mod quote;
+pub mod replication;
 pub mod tls;
 pub mod url;
+mod wire;
 
 pub use client::{Client, connect};
 pub use url::Url;

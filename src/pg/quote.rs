@@ -18,7 +18,12 @@ pub fn table(name: &TableName) -> String {
 /// A text literal. One with a backslash becomes an `E''` literal, so that it means the same whatever
 /// `standard_conforming_strings` says.
 pub fn literal(value: &str) -> String {
-    if value.contains('\\') { format!(" E{}", wrap(&value.replace('\\', "\\\\"), '\'')) } else { wrap(value, '\'') }
+    if value.contains('\\') { format!("E{}", wrap(&value.replace('\\', "\\\\"), '\'')) } else { wrap(value, '\'') }
+}
+
+/// A literal in the grammar of replication commands, which knows no `E''` and takes a backslash as it stands.
+pub fn command_literal(value: &str) -> String {
+    wrap(value, '\'')
 }
 
 fn wrap(text: &str, quote: char) -> String {
@@ -49,7 +54,7 @@ mod tests {
     #[test]
     fn a_literal_cannot_leave_its_quotes() {
         assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"\'; drop"), r" E'\\''; drop'");
+        assert_eq!(literal(r"\'; drop"), r"E'\\''; drop'");
         assert_eq!(literal("a\0b"), "'ab'");
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 
 use super::super::Failure;
 use super::screen::Steps;
@@ -152,20 +151,8 @@ impl Stage {
 }
 
 /// The one place where the demo meets the service.
-fn start_lockstep(settings: Settings, mut shutdown: watch::Receiver<bool>) -> JoinHandle<Result<(), Fault>> {
-    // PLUG: tokio::spawn(crate::app::run(settings, shutdown))
-    drop(settings);
-    tokio::spawn(async move {
-        let _ = shutdown.wait_for(|&stop| stop).await;
-        Ok(())
-    })
-}
-
-/// The one place where the target gets our tables and functions.
-async fn install_lockstep(target: &Client) -> Result<(), Fault> {
-    // PLUG: crate::ledger::install::apply(target).await
-    let _ = target;
-    Ok(())
+fn start_lockstep(settings: Settings, shutdown: watch::Receiver<bool>) -> JoinHandle<Result<(), Fault>> {
+    tokio::spawn(crate::app::run(settings, shutdown))
 }
 
 async fn prepare_target(source: &Cluster, supabase: &Supabase) -> Result<(), Failure> {
@@ -175,7 +162,7 @@ async fn prepare_target(source: &Cluster, supabase: &Supabase) -> Result<(), Fai
         let script = crate::schema::sql(&source.connect().await?, &selection).await?;
         target.batch_execute(&script).await?;
     }
-    install_lockstep(&target).await?;
+    crate::ledger::install::apply(&target).await?;
     supabase.reload_schema().await?;
     Ok(())
 }

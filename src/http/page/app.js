@@ -53,12 +53,15 @@ function drawEnd(id, end) {
 function drawTrouble(view) {
   const stopped = view.state === "stopped" || view.state === "waiting";
   const shown = stopped ? { cause: view.cause, fix: view.fix } : view.last_error;
-  $("trouble").hidden = !shown;
-  if (!shown) return;
+  // The headline says the cause already; once is enough.
+  const said = stopped && view.why === view.cause;
+  $("trouble").hidden = !shown || (said && !shown.fix);
+  if ($("trouble").hidden) return;
   $("trouble").classList.toggle("past", !stopped);
   const title = view.state === "stopped" ? "Stopped; looked at again every minute"
     : view.state === "waiting" ? "Waiting; tried again by itself" : `Last error, ${ago(view.last_error.at)}`;
   set($("trouble-title"), title);
+  $("cause").hidden = said;
   set($("cause"), shown.cause);
   $("remedy").hidden = !shown.fix;
   set($("fix"), shown.fix || "");
@@ -153,8 +156,8 @@ function draw(view) {
   document.body.classList.remove("stale");
   set($("link"), "live");
   $("link").classList.remove("lost");
-  const calm = view.lag.seconds == null ? "" : `, ${span(view.lag.seconds)} behind a commit`;
-  const why = view.verdict === "in_step" ? `Every commit is in Supabase${calm}.` : sentence(view.why);
+  const later = view.lag.seconds == null ? "" : ` ${span(view.lag.seconds)} later`;
+  const why = view.verdict === "in_step" ? `Every commit is in Supabase${later}.` : sentence(view.why);
   verdict(view.verdict, HEADLINE[view.verdict] || "Not known", why);
   set($("route"), view.route.replaceAll("_", " "));
   drawEnd("source", view.source);
@@ -169,7 +172,8 @@ function draw(view) {
 
 function sentence(text) {
   const trimmed = (text || "").trim();
-  return trimmed ? trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.!?]$/.test(trimmed) ? "" : ".") : "";
+  const head = /^[a-z]+[ ,:]/.test(trimmed) ? trimmed.slice(0, 1).toUpperCase() : trimmed.slice(0, 1); // names stay
+  return trimmed ? head + trimmed.slice(1) + (/[.!?]$/.test(trimmed) ? "" : ".") : "";
 }
 
 // What was true a moment ago must not look true now.

@@ -1,0 +1,132 @@
+//! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
+//! whether to wait, to stop and look again, or to end.
+
+mod preflight;
+mod report;
+mod route;
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::Settings;
+use crate::http;
+use crate::pg;
+use crate::status::{LastError, State, Status};
+use crate::types::Fault;
+pub use route::ROUTE;
+
+/// A fault that somebody must mend is looked at again this often: mended, the route goes on by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
+/// only before the route was up for the first time: then somebody is looking.
+pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
+    let status = watch::Sender::new(first_status(&settings)?);
+    let listener = http::bind(settings.http.listen).await?;
+    let window = http::Window {
+        status: status.subscribe(),
+        token: settings.http.token.clone(),
+        in_step_within: settings.http.in_step_within,
+    };
+    let window = tokio::spawn(http::serve(listener, window, shutdown.clone()));
+    let end = supervise(&settings, &status, shutdown).await;
+    window.abort();
+    end
+}
+
+fn first_status(settings: &Settings) -> Result<Status, Fault> {
+    let url = preflight::source_url(settings)?;
+    let (target, _) = preflight::endpoint(settings)?;
+    Ok(Status::starting(ROUTE, url.address(), target.as_url().origin().ascii_serialization()))
+}
+
+async fn supervise(
+    settings: &Settings,
+    status: &watch::Sender<Status>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let mut was_up = false;
+    let mut waits = waits();
+    loop {
+        let mut up = false;
+        let fault = match route::run(settings, status, &mut up, shutdown.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(fault) => fault,
+        };
+        if up {
+            was_up = true;
+            waits = self::waits(); // it worked: the next trouble is a new one
+        }
+        let wait = match &fault {
+            Fault::Stop { .. } if !was_up => return Err(fault),
+            Fault::Stop { cause, fix } => {
+                error!(%cause, %fix, look_again_in = ?LOOK_AGAIN, "stopped");
+                LOOK_AGAIN
+            }
+            Fault::Retry { cause } => {
+                let wait = waits.next().unwrap_or(LOOK_AGAIN);
+                warn!(%cause, retry_in = ?wait, "the route was interrupted");
+                wait
+            }
+            Fault::Park { table, cause } => {
+                error!(%table, %cause, look_again_in = ?LOOK_AGAIN, "stopped: a table was refused");
+                LOOK_AGAIN
+            }
+        };
+        publish(status, &fault);
+        if pause(wait, status, &mut shutdown).await {
+            info!("stopping while the route was down; nothing is in flight");
+            return Ok(());
+        }
+    }
+}
+
+/// From a moment to half a minute, with jitter, for ever.
+fn waits() -> impl Iterator<Item = Duration> {
+    let backoff = ExponentialBuilder::default().with_jitter().without_max_times();
+    backoff.with_min_delay(Duration::from_millis(100)).with_max_delay(Duration::from_secs(30)).build()
+}
+
+fn publish(status: &watch::Sender<Status>, fault: &Fault) {
+    let now = Timestamp::now();
+    let (state, cause, fix) = match fault {
+        Fault::Retry { cause } => (State::Waiting { cause: cause.clone() }, cause.clone(), None),
+        Fault::Stop { cause, fix } => {
+            (State::Stopped { cause: cause.clone(), fix: fix.clone() }, cause.clone(), Some(fix.clone()))
+        }
+        Fault::Park { table, cause } => {
+            let cause = format!("{table}: {cause}");
+            (State::Stopped { cause: cause.clone(), fix: String::new() }, cause, None)
+        }
+    };
+    status.send_modify(|status| {
+        status.state = state;
+        status.updated_at = now;
+        status.last_error = Some(LastError { at: now, cause, fix });
+        status.source.set(false, now);
+        status.target.set(false, now);
+        status.lag = crate::status::Lag::default();
+        status.rows_per_second = 0.0;
+    });
+    report::connected(false, false);
+}
+
+/// Waits; true when the shutdown came first. The status says every few seconds that somebody is still here.
+async fn pause(wait: Duration, status: &watch::Sender<Status>, shutdown: &mut watch::Receiver<bool>) -> bool {
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        status.send_modify(|status| status.updated_at = Timestamp::now());
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return false,
+            () = tokio::time::sleep(Duration::from_secs(3)) => {}
+            ended = shutdown.wait_for(|&stop| stop) => return ended.is_ok(),
+        }
+    }
+}
+
+/// Address of the source for messages; see `pg::Url`.
+pub(crate) type SourceUrl = pg::Url;

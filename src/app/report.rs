@@ -1,0 +1,196 @@
+//! Keeps the status and the metrics true while a route runs: gathers what the parts say and publishes it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::preflight::Finding;
+use crate::apply::Event;
+use crate::capture::Progress;
+use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
+use crate::types::{CopyMark, Position, Table};
+
+/// The status is published at most this often while much happens, and at least this often while nothing does.
+const OFTEN: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(2);
+
+pub struct Report<'a> {
+    status: &'a watch::Sender<Status>,
+    /// The status as it will be published next.
+    next: Status,
+    place: HashMap<String, usize>,
+    /// Since when the target is behind what was read.
+    behind: Option<Instant>,
+    /// Seconds from the commit to the checkpoint, for what settled last.
+    latency: Option<f64>,
+    trouble: Option<String>,
+    counted: (Instant, u64),
+    rows: u64,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(
+        status: &'a watch::Sender<Status>,
+        tables: &[Table],
+        findings: &[Finding],
+        checkpoint: Position,
+    ) -> Self {
+        let now = Timestamp::now();
+        let mut next = status.borrow().clone();
+        next.tables = tables.iter().zip(findings).map(|(table, finding)| table_status(table, finding)).collect();
+        next.checkpoint = Some(checkpoint);
+        next.source.set(true, now);
+        next.target.set(true, now);
+        let place = next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
+        connected(true, true);
+        let counted = (Instant::now(), 0);
+        let report = Self { status, next, place, behind: None, latency: None, trouble: None, counted, rows: 0 };
+        report.count_tables();
+        report
+    }
+
+    /// Listens to the parts for as long as the route lives.
+    pub async fn keep(
+        &mut self,
+        mut progress: watch::Receiver<Progress>,
+        mut settled: watch::Receiver<Position>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+    ) -> Infallible {
+        let mut published = Instant::now() - SELDOM;
+        let mut tick = tokio::time::interval(OFTEN);
+        loop {
+            let mut news = false;
+            tokio::select! {
+                Some(event) = events.recv() => {
+                    self.take(event);
+                    while let Ok(event) = events.try_recv() {
+                        self.take(event);
+                    }
+                    news = true;
+                }
+                _ = tick.tick() => {}
+            }
+            let read = *progress.borrow_and_update();
+            let done = *settled.borrow_and_update();
+            self.measure(read, done);
+            let wait = if news || self.behind.is_some() { OFTEN } else { SELDOM };
+            if published.elapsed() >= wait {
+                self.publish();
+                published = Instant::now();
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Written { table, kind, rows } => {
+                let table = table.to_string();
+                crate::metrics::get().rows.with_label_values(&[table.as_str(), kind]).inc_by(rows);
+                self.rows += rows;
+                if let Some(&at) = self.place.get(&table) {
+                    self.next.tables[at].rows += rows;
+                    self.next.tables[at].changed_at = Some(Timestamp::now());
+                }
+            }
+            Event::Settled { committed_at } => {
+                let now = Timestamp::now().as_microsecond();
+                self.latency = Some((now - committed_at).max(0) as f64 / 1e6);
+            }
+            Event::Copied(mark) => self.copied(&mark),
+            Event::Trouble(cause) => self.troubled(cause),
+        }
+    }
+
+    fn copied(&mut self, mark: &CopyMark) {
+        let name = mark.table.to_string();
+        let Some(&at) = self.place.get(&name) else { return };
+        let table = &mut self.next.tables[at];
+        let estimated = match &table.state {
+            TableState::Copying { estimated, .. } => *estimated,
+            _ => 0,
+        };
+        if let TableState::Copying { copied, .. } = table.state {
+            let event = TableEvent::Copied { rows: mark.rows.saturating_sub(copied) };
+            table.state = table.state.after(event).unwrap_or(TableState::Streaming);
+        }
+        if mark.done {
+            table.state = table.state.after(TableEvent::CopyFinished).unwrap_or(TableState::Streaming);
+        }
+        let metrics = crate::metrics::get();
+        metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
+        metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
+        self.count_tables();
+    }
+
+    fn troubled(&mut self, cause: Option<String>) {
+        let now = Timestamp::now();
+        self.next.target.set(cause.is_none(), now);
+        connected(true, cause.is_none());
+        if let Some(cause) = &cause {
+            self.next.last_error = Some(LastError { at: now, cause: cause.clone(), fix: None });
+        }
+        self.trouble = cause;
+    }
+
+    fn measure(&mut self, read: Progress, done: Position) {
+        let received = read.received.0.max(done.major);
+        self.next.checkpoint = Some(done);
+        self.next.received = Some(Position { major: received, minor: 0 });
+        // What was read and holds nothing for us needs no checkpoint: then the source is told to forget it.
+        let through = done.major.max(read.confirmed.0);
+        let bytes = received.saturating_sub(through);
+        self.behind = (bytes > 0).then(|| self.behind.unwrap_or_else(Instant::now));
+        let waited = self.behind.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        // A server that has said nothing yet may hold anything: no lag is known then.
+        let known = read.sent_at > 0;
+        let seconds = known.then(|| if waited > 0.0 { waited.max(self.latency.unwrap_or(0.0)) } else { 0.0 });
+        self.next.lag = Lag { seconds, bytes: known.then_some(bytes) };
+        let metrics = crate::metrics::get();
+        metrics.lag_seconds.set(seconds.unwrap_or(f64::NAN));
+        metrics.lag_bytes.set(bytes as i64);
+    }
+
+    fn publish(&mut self) {
+        let (since, rows) = self.counted;
+        let elapsed = since.elapsed().as_secs_f64();
+        if elapsed >= 1.0 {
+            self.next.rows_per_second = (self.rows - rows) as f64 / elapsed;
+            self.counted = (Instant::now(), self.rows);
+        }
+        let copying = |table: &TableStatus| !matches!(table.state, TableState::Streaming);
+        self.next.state = match &self.trouble {
+            Some(cause) => State::Waiting { cause: cause.clone() },
+            None if self.next.tables.iter().any(copying) => State::Copying,
+            None => State::Streaming,
+        };
+        self.next.updated_at = Timestamp::now();
+        self.status.send_replace(self.next.clone());
+    }
+
+    fn count_tables(&self) {
+        let metrics = crate::metrics::get();
+        for word in ["pending", "copying", "streaming", "parked", "paused"] {
+            let count = self.next.tables.iter().filter(|table| table.state.word() == word).count();
+            metrics.tables.with_label_values(&[word]).set(count as i64);
+        }
+    }
+}
+
+fn table_status(table: &Table, finding: &Finding) -> TableStatus {
+    let state = if finding.copied {
+        TableState::Streaming
+    } else {
+        TableState::Copying { copied: finding.rows, estimated: table.estimated_rows }
+    };
+    TableStatus { name: table.name.to_string(), state, rows: 0, changed_at: None }
+}
+
+/// The gauges of both ends.
+pub fn connected(source: bool, target: bool) {
+    let metrics = crate::metrics::get();
+    metrics.connected.with_label_values(&["source"]).set(i64::from(source));
+    metrics.connected.with_label_values(&["target"]).set(i64::from(target));
+}

@@ -1,0 +1,214 @@
+//! One life of the route: from the first look at both sides until a fault or the shutdown ends it.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::preflight::{self, Hello};
+use super::report::Report;
+use crate::apply::{Apply, Shapes};
+use crate::capture::{self, slot};
+use crate::config::{Settings, Triggers};
+use crate::pg::{self, Client};
+use crate::reconcile;
+use crate::status::Status;
+use crate::types::{CopyMark, Fault, Position, Table, queue};
+use crate::{pipeline, rest};
+
+pub const ROUTE: &str = "to_supabase";
+
+/// What was found and agreed before anything streams.
+struct Ready {
+    target: rest::Client,
+    tables: Vec<Table>,
+    hello: Hello,
+}
+
+/// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
+pub async fn run(
+    settings: &Settings,
+    status: &watch::Sender<Status>,
+    up: &mut bool,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let mut stopping = shutdown.clone();
+    let ready = tokio::select! {
+        ready = look(settings) => ready?,
+        Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(()),
+    };
+    *up = true;
+    stream(settings, status, ready, shutdown).await
+}
+
+/// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
+async fn look(settings: &Settings) -> Result<Ready, Fault> {
+    let url = preflight::source_url(settings)?;
+    let target = preflight::client(settings)?;
+    let source = pg::connect(&url, "lockstep").await?;
+    let tables = preflight::tables(&source, settings).await?;
+    let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
+    preflight::judge(&tables, &hello.tables, settings.copy.existing)?;
+    if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
+        warn!(
+            "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
+             act there too, and rows are written in the source's order"
+        );
+    }
+    let checkpoint = hello.checkpoint();
+    let names = preflight::names(&tables);
+    let fresh = checkpoint == Position::default();
+    if !fresh && !slot_exists(&source, &settings.source.slot).await? {
+        return Err(slot_is_gone(&settings.source.slot, checkpoint));
+    }
+    let want = slot::Want {
+        slot: &settings.source.slot,
+        publication: &settings.source.publication,
+        tables: &names,
+        create: settings.source.create,
+    };
+    let found = slot::ensure(&source, &url, &want).await?;
+    if found.created {
+        info!(slot = %settings.source.slot, from = %found.confirmed, "made the slot");
+    }
+    let identity = json!({"system": found.system_identifier, "slot": settings.source.slot});
+    let known = preflight::hello(&target, ROUTE, identity.clone(), &[]).await?.source;
+    if known != identity {
+        return Err(Fault::stop(
+            format!("Supabase holds a copy of another source ({known}), and this one is {identity}"),
+            "point DATABASE_URL and the slot at the source that it was copied from, or start afresh: lockstep setup \
+             teardown, and empty the tables in Supabase",
+        ));
+    }
+    Ok(Ready { target, tables, hello })
+}
+
+const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
+
+async fn slot_exists(source: &Client, slot: &str) -> Result<bool, Fault> {
+    let row = source.query_one(SLOT_EXISTS, &[&slot]).await.map_err(|e| pg::client::fault(&e))?;
+    Ok(row.get(0))
+}
+
+/// A new slot would begin now, and what was committed since the checkpoint would be missing for ever.
+fn slot_is_gone(slot: &str, checkpoint: Position) -> Fault {
+    Fault::stop(
+        format!(
+            "the slot {slot} is gone from the source, and Supabase holds everything only up to {checkpoint}: what was \
+             committed since must be found by reconcile"
+        ),
+        "until Lockstep can reconcile: lockstep setup teardown on both sides, empty the tables in Supabase, start anew",
+    )
+}
+
+async fn stream(
+    settings: &Settings,
+    status: &watch::Sender<Status>,
+    ready: Ready,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let Ready { target, tables, hello } = ready;
+    let url = preflight::source_url(settings)?;
+    let run = random_run();
+    let checkpoint = hello.checkpoint();
+    let copies = copies(&tables, &hello);
+    let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
+
+    let (changes, queued) = queue(settings.apply.queue_bytes);
+    let (settled, settled_seen) = watch::channel(checkpoint);
+    let (progress, progress_seen) = watch::channel(capture::Progress::default());
+    // Two ranges: one waits for its watermark while the next is read.
+    let (ranges, ranges_in) = mpsc::channel(2);
+    // Apply asks for one batch, and for one to prepare behind it.
+    let (pulls, pulled) = mpsc::channel(2);
+    // Unbounded: a few small events for each request, read by a task that only counts.
+    let (events, happened) = mpsc::unbounded_channel();
+    let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
+
+    let mut parts = JoinSet::new();
+    let reading = capture::Settings {
+        slot: settings.source.slot.clone(),
+        publication: settings.source.publication.clone(),
+        ..capture::Settings::new(url.clone())
+    };
+    let confirmable = settled_seen.clone();
+    let stop = shutdown.clone();
+    parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
+
+    let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
+    let (limit, batch_bytes) = watch::channel(settings.apply.max_batch_bytes);
+    let gathering = pipeline::Settings { run, keys, batch_bytes };
+    parts.spawn(async move {
+        let _limit = limit;
+        // The pipeline ends early only when apply is gone, and apply says why.
+        let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
+        Ok(())
+    });
+
+    let apply = Apply {
+        settings: crate::apply::Settings {
+            route: ROUTE.into(),
+            suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+        },
+        client: target,
+        shapes: Shapes::new(preflight::shapes(&tables, settings)),
+        copying,
+        base: checkpoint,
+        settled,
+        events,
+    };
+    parts.spawn(apply.run(pulls));
+
+    let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
+    parts.spawn(async move { reconcile::copy(&copying, copies, ranges).await });
+
+    let ended = async {
+        while let Some(end) = parts.join_next().await {
+            // A part that panicked is a bug of ours; the others end with it, and the route starts from the checkpoint.
+            end.map_err(|error| Fault::retry(format!("a part of the route broke: {error}")))??;
+        }
+        Ok(())
+    };
+    let mut ended = pin!(ended);
+    let deadline = deadline(shutdown, settings.shutdown.deadline);
+    tokio::select! {
+        end = &mut ended => end,
+        never = report.keep(progress_seen, settled_seen, happened) => match never {},
+        () = deadline => {
+            warn!("not everything in flight was finished in time; it is sent again after the next start");
+            Ok(())
+        }
+    }
+}
+
+/// Ends `after` the shutdown began.
+async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duration) {
+    if shutdown.wait_for(|&stop| stop).await.is_err() {
+        std::future::pending::<()>().await; // nobody can ask for a shutdown any more
+    }
+    tokio::time::sleep(after).await;
+}
+
+/// Tables whose first copy is not finished, and how far it is.
+fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
+    let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
+    let copy = |(table, finding): (&Table, &preflight::Finding)| reconcile::Copy {
+        table: table.clone(),
+        mark: CopyMark {
+            table: table.name.clone(),
+            cursor: finding.cursor.clone().unwrap_or_default(),
+            done: false,
+            rows: finding.rows,
+        },
+    };
+    unfinished.map(copy).collect()
+}
+
+/// A number that no earlier start has used.
+fn random_run() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

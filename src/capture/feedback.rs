@@ -1,0 +1,68 @@
+//! The one rule of feedback, alone: confirm the checkpoint; when nothing is in flight, confirm what the server says
+//! it has sent. What is confirmed the source may forget, so one number too large here is lost data.
+
+use crate::types::{Lsn, Position};
+
+/// What is known of the stream, and what follows from it.
+///
+/// Three facts carry the rule:
+/// - The server sends transactions in commit order, and a "sent" position in its place among them: when it is read,
+///   everything that committed before it was read too.
+/// - A transaction is sent again if its commit record starts at or behind what was confirmed. So `(commit, n)`, a
+///   transaction of which only `n` changes are applied, confirms `commit` and no more.
+/// - A commit record ends at or before the next one's start, so `(end, 0)` confirms its own transaction only.
+#[derive(Clone, Debug)]
+pub struct Feedback {
+    /// Everything the server had to send before here was read.
+    sent: Lsn,
+    /// End of what was handed on last.
+    handed: Position,
+    checkpoint: Position,
+    /// A transaction has begun and was not handed on to its end.
+    half_read: bool,
+    confirmed: Lsn,
+}
+
+impl Feedback {
+    /// `checkpoint` is where the stream resumes, `confirmed` what the slot has on record: it may be ahead, because
+    /// what was confirmed while nothing was in flight moves no checkpoint. It must never be told a lower one.
+    pub fn new(checkpoint: Position, confirmed: Lsn) -> Self {
+        Self { sent: Lsn(0), handed: checkpoint, checkpoint, half_read: false, confirmed }
+    }
+
+    /// The server says that it has sent everything before `end`; all of it was read.
+    pub fn sent(&mut self, end: Lsn) {
+        self.sent = self.sent.max(end);
+    }
+
+    /// A transaction begins or ends.
+    pub fn reading(&mut self, half_read: bool) {
+        self.half_read = half_read;
+    }
+
+    /// A transaction, or a part of one, is on its way to the target.
+    pub fn handed(&mut self, end: Position) {
+        self.handed = self.handed.max(end);
+    }
+
+    /// The target holds everything up to here.
+    pub fn checkpoint(&mut self, at: Position) {
+        self.checkpoint = self.checkpoint.max(at);
+    }
+
+    /// Everything that was read from the stream is in the target.
+    pub fn idle(&self) -> bool {
+        !self.half_read && self.checkpoint >= self.handed
+    }
+
+    /// What to tell the source; it never goes back.
+    pub fn confirm(&mut self) -> Lsn {
+        let safe = if self.idle() { self.checkpoint.lsn().max(self.sent) } else { self.checkpoint.lsn() };
+        self.confirmed = self.confirmed.max(safe);
+        self.confirmed
+    }
+}
+
+#[cfg(test)]
+#[path = "feedback_tests.rs"]
+mod tests;

@@ -1,0 +1,380 @@
+//! The slot and the publication: looks whether the source can feed a route, and creates what is missing if it may.
+//!
+//! Each reason why it cannot is one `Fault` that names the thing and the SQL or setting that mends it.
+
+use std::time::Duration;
+
+use crate::pg::replication::{Connection, Failure, System};
+use crate::pg::{Client, Url, client, quote};
+use crate::types::{Fault, Lsn, Position, TableName};
+
+use super::Settings;
+
+pub mod publication;
+
+/// What a route wants of its source.
+#[derive(Clone, Copy, Debug)]
+pub struct Want<'a> {
+    pub slot: &'a str,
+    pub publication: &'a str,
+    pub tables: &'a [TableName],
+    /// Whether what is missing may be created; else the SQL that does it is in the fault.
+    pub create: bool,
+}
+
+/// A source that is ready to be streamed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub system_identifier: String,
+    pub timeline: u32,
+    /// As `server_version_num`: 150004.
+    pub version: u32,
+    /// What commits at or behind this is sent. With `created` it is the slot's consistent point: where a route starts.
+    pub confirmed: Lsn,
+    pub created: bool,
+}
+
+/// Looks at the source; creates publication and slot, in this order, where they are missing and may be created.
+pub async fn ensure(client: &Client, url: &Url, want: &Want<'_>) -> Result<Source, Fault> {
+    let server = Server::read(client).await?;
+    server.judge()?;
+    let System { identifier, timeline, .. } = identify(url, &server).await?;
+    let slot = Slot::read(client, want.slot).await?;
+    if let Some(slot) = &slot {
+        slot.judge(&server.database)?;
+    } else if server.free_slots <= 0 {
+        return Err(no_free_slot(client).await);
+    }
+    publication::ensure(client, want, server.version, slot.is_some()).await?;
+    let (confirmed, created) = match slot {
+        Some(slot) => (slot.confirmed, false),
+        None => (create(client, want, server.version).await?, true),
+    };
+    Ok(Source { system_identifier: identifier, timeline, version: server.version, confirmed, created })
+}
+
+const SERVER: &str = "select current_setting('server_version_num')::int4, current_setting('wal_level'), \
+     current_setting('max_wal_senders')::int4, current_database()::text, \
+     current_setting('max_replication_slots')::int4 - (select count(*) from pg_replication_slots)::int4, \
+     pg_is_in_recovery()";
+
+struct Server {
+    version: u32,
+    wal_level: String,
+    max_wal_senders: i32,
+    database: String,
+    free_slots: i32,
+    standby: bool,
+}
+
+impl Server {
+    async fn read(client: &Client) -> Result<Self, Fault> {
+        let row = client.query_one(SERVER, &[]).await.map_err(|error| client::fault(&error))?;
+        Ok(Self {
+            version: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
+            wal_level: row.get(1),
+            max_wal_senders: row.get(2),
+            database: row.get(3),
+            free_slots: row.get(4),
+            standby: row.get(5),
+        })
+    }
+
+    fn judge(&self) -> Result<(), Fault> {
+        if self.version < 140_000 {
+            let major = self.version / 10_000;
+            return Err(Fault::stop(
+                format!("the source is PostgreSQL {major}; logical messages need 14 or newer"),
+                "upgrade the source to a supported major version",
+            ));
+        }
+        if self.standby {
+            return Err(Fault::stop(
+                "the source is a standby",
+                "point the URL at the primary: this server takes no writes",
+            ));
+        }
+        if self.wal_level != "logical" {
+            return Err(wal_level(&self.wal_level));
+        }
+        if self.max_wal_senders == 0 {
+            return Err(Fault::stop(
+                "the source's max_wal_senders is 0: nobody may replicate",
+                "alter system set max_wal_senders = 10; then restart the server",
+            ));
+        }
+        Ok(())
+    }
+}
+
+async fn identify(url: &Url, server: &Server) -> Result<System, Fault> {
+    let refused = |fault: Fault| match fault {
+        // 42501 while logging in means the database's own right for SQL; here it can only be this one.
+        Fault::Stop { cause, .. } if cause.contains("walsender") || cause.contains("REPLICATION") => Fault::stop(
+            format!("role {} has no right to replicate: {cause}", url.user),
+            format!("alter role {} replication", quote::ident(&url.user)),
+        ),
+        Fault::Retry { cause } if cause.contains("max_wal_senders") => Fault::retry(format!(
+            "all {} walsenders of the source are in use; raise max_wal_senders and restart it, or end one of those \
+             in pg_stat_replication",
+            server.max_wal_senders
+        )),
+        other => other,
+    };
+    let mut connection = Connection::open(url, "lockstep").await.map_err(refused)?;
+    connection.identify().await.map_err(|failure| failure.fault())
+}
+
+/// The server keeps a dead walsender's slot for a moment, and its own notes on a slot change between majors, so only
+/// columns that every supported one has.
+const SLOT: &str = "select s.plugin::text, s.slot_type, s.database::text, s.active_pid, \
+     coalesce(s.confirmed_flush_lsn, '0/0')::text, coalesce(s.wal_status, ''), coalesce(a.application_name, '') \
+     from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid where s.slot_name = ";
+
+#[derive(Clone, Debug)]
+struct Slot {
+    name: String,
+    plugin: String,
+    database: String,
+    active_pid: Option<String>,
+    confirmed: Lsn,
+    wal_status: String,
+    application: String,
+}
+
+impl Slot {
+    async fn read(client: &Client, name: &str) -> Result<Option<Self>, Fault> {
+        let messages = client.simple_query(&Self::query(name)).await.map_err(|error| client::fault(&error))?;
+        let row = messages.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(row.map(|row| Self::of(name, |at| row.get(at).map(str::to_owned))))
+    }
+
+    fn query(name: &str) -> String {
+        format!("{SLOT}{}", quote::literal(name))
+    }
+
+    fn of(name: &str, cell: impl Fn(usize) -> Option<String>) -> Self {
+        let text = |at| cell(at).unwrap_or_default();
+        Self {
+            name: name.to_owned(),
+            plugin: if text(1) == "logical" { text(0) } else { "none: it is physical".into() },
+            database: text(2),
+            active_pid: cell(3),
+            confirmed: text(4).parse().unwrap_or_default(),
+            wal_status: text(5),
+            application: text(6),
+        }
+    }
+
+    /// Whether it is ours to stream from.
+    fn judge(&self, database: &str) -> Result<(), Fault> {
+        let name = &self.name;
+        let other = "choose another name for the slot, or drop this one if nobody needs it";
+        let drop = format!("select pg_drop_replication_slot({})", quote::literal(name));
+        if self.plugin != "pgoutput" {
+            return Err(Fault::stop(
+                format!("slot {name} exists with another plugin ({})", self.plugin),
+                format!("{other}: {drop}"),
+            ));
+        }
+        if self.database != database {
+            return Err(Fault::stop(
+                format!("slot {name} belongs to database {}, not to {database}", self.database),
+                format!("{other}: {drop}"),
+            ));
+        }
+        if self.wal_status == "lost" {
+            return Err(lost_slot(name));
+        }
+        match &self.active_pid {
+            Some(pid) => Err(in_use(name, pid, &self.application)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Before streaming: what the slot has on record, and that it still holds what comes after `resume`.
+pub(super) struct Start {
+    pub(super) confirmed: Lsn,
+    /// None: the server has no such limit.
+    pub(super) sender_timeout: Option<Duration>,
+}
+
+const SENDER_TIMEOUT: &str = "select setting, current_database() from pg_settings where name = 'wal_sender_timeout'";
+
+pub(super) async fn look(connection: &mut Connection, want: &Settings, resume: Position) -> Result<Start, Fault> {
+    let fault = |failure: Failure| failure.fault();
+    let flushed = connection.identify().await.map_err(fault)?.flushed;
+    if resume.lsn() > flushed {
+        return Err(Fault::stop(
+            format!("the checkpoint {resume} lies ahead of the source, whose WAL ends at {flushed}: it was restored"),
+            "compare and repair both sides: lockstep sync",
+        ));
+    }
+    let setting = connection.query(SENDER_TIMEOUT).await.map_err(fault)?;
+    let cell = |at: usize| setting.first().and_then(|row| row.get(at).cloned().flatten()).unwrap_or_default();
+    let millis: u64 = cell(0).parse().unwrap_or(0);
+    let rows = connection.query(&Slot::query(&want.slot)).await.map_err(fault)?;
+    let slot = rows
+        .into_iter()
+        .next()
+        .map(|row| Slot::of(&want.slot, |at| row.get(at).cloned().flatten()))
+        .ok_or_else(|| gone_slot(&want.slot))?;
+    slot.judge(&cell(1))?;
+    if resume.minor > 0 && slot.confirmed > resume.lsn() {
+        return Err(Fault::stop(
+            format!(
+                "slot {} was moved to {}, past the transaction half applied at {resume}",
+                slot.name, slot.confirmed
+            ),
+            "compare and repair both sides: lockstep sync",
+        ));
+    }
+    let sender_timeout = (millis > 0).then(|| Duration::from_millis(millis));
+    Ok(Start { confirmed: slot.confirmed, sender_timeout })
+}
+
+/// An error of START_REPLICATION, or of the stream.
+pub(super) fn start_fault(want: &Settings, failure: &Failure) -> Fault {
+    let Failure::Refused { code, message, .. } = failure else { return failure.fault() };
+    match code.as_str() {
+        "55006" => Fault::retry(format!("slot {} is in use: {message}", want.slot)),
+        // The stream reads the catalogs as they were at each change; a publication made later does not exist for it.
+        "42704" if message.contains("publication") => publication::gone(&want.slot, &want.publication),
+        "42704" => gone_slot(&want.slot),
+        "55000" if message.contains("wal_level") => wal_level("too low"),
+        "55000" => lost_slot(&want.slot),
+        "58P01" => lost_slot(&want.slot), // requested WAL segment has already been removed
+        _ => failure.fault(),
+    }
+}
+
+/// It waits until every transaction that is open now has ended; `lock_timeout` bounds the wait.
+async fn create(client: &Client, want: &Want<'_>, version: u32) -> Result<Lsn, Fault> {
+    let command = create_sql(want.slot, version);
+    if !want.create {
+        return Err(Fault::stop(format!("the source has no replication slot {}", want.slot), command));
+    }
+    let statement = format!("select lsn::text from {}", &command["select ".len()..]);
+    match client.query_one(&statement, &[]).await {
+        Ok(row) => row.get::<_, String>(0).parse().map_err(|error| Fault::stop(error, "report this as a bug")),
+        Err(error) => Err(match error.code().map(|code| code.code()) {
+            Some("55P03") => waits(client, want.slot).await,
+            Some("53400") => no_free_slot(client).await,
+            Some("42710") => Fault::retry(format!("slot {} was created by somebody else just now", want.slot)),
+            Some("42501") => Fault::stop(
+                format!("the role may not create slot {}: {}", want.slot, client::fault(&error)),
+                format!("alter role {} replication; or, as a role that may: {command}", current_user(client).await),
+            ),
+            _ => client::fault(&error),
+        }),
+    }
+}
+
+/// A failover slot, where the server knows them, lives on after a switch to a standby.
+pub fn create_sql(slot: &str, version: u32) -> String {
+    let failover = if version >= 170_000 { ", failover => true" } else { "" };
+    format!("select pg_create_logical_replication_slot({}, 'pgoutput'{failover})", quote::literal(slot))
+}
+
+const OLDEST: &str = "select pid, coalesce(application_name, '')::text, xact_start::text from pg_stat_activity \
+     where xact_start is not null and backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 1";
+
+async fn waits(client: &Client, slot: &str) -> Fault {
+    let oldest = match client.query_opt(OLDEST, &[]).await {
+        Ok(Some(row)) => {
+            let (pid, name, since): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
+            format!("; the oldest is pid {pid} ({name}), open since {since}")
+        }
+        _ => String::new(),
+    };
+    Fault::retry(format!("slot {slot} can be created once every transaction that writes now has ended{oldest}"))
+}
+
+const UNUSED: &str = "select slot_name::text from pg_replication_slots where not active order by 1 limit 5";
+
+async fn no_free_slot(client: &Client) -> Fault {
+    let unused = client.query(UNUSED, &[]).await.unwrap_or_default();
+    let unused: Vec<String> = unused.iter().map(|row| quote::literal(row.get(0))).collect();
+    let drop = match unused.as_slice() {
+        [] => String::new(),
+        names => format!("; or drop one that nobody needs: select pg_drop_replication_slot({})", names.join(" | ")),
+    };
+    Fault::stop(
+        "the source has no free replication slot (max_replication_slots)",
+        format!("alter system set max_replication_slots = 20; then restart the server{drop}"),
+    )
+}
+
+async fn current_user(client: &Client) -> String {
+    let row = client.query_one("select current_user::text", &[]).await;
+    row.map_or_else(|_| "…".into(), |row| quote::ident(row.get(0)))
+}
+
+fn wal_level(level: &str) -> Fault {
+    Fault::stop(
+        format!("the source's wal_level is {level}; a replication slot needs logical"),
+        "alter system set wal_level = logical; then restart the server",
+    )
+}
+
+/// Retry: a predecessor that was killed holds its slot for some milliseconds more.
+fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
+    Fault::retry(format!(
+        "slot {slot} is in use by pid {pid} ({application}); end that process (select pg_terminate_backend({pid})), or \
+         choose another name for the slot"
+    ))
+}
+
+fn lost_slot(slot: &str) -> Fault {
+    Fault::stop(
+        format!("slot {slot} is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)"),
+        format!(
+            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
+            quote::literal(slot)
+        ),
+    )
+}
+
+fn gone_slot(slot: &str) -> Fault {
+    Fault::stop(
+        format!("the source has no replication slot {slot}: it was dropped"),
+        "let it be created anew (lockstep setup source), then compare and repair both sides: lockstep sync",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot {
+            name: "lockstep".into(),
+            plugin: "pgoutput".into(),
+            database: "shop".into(),
+            active_pid: None,
+            confirmed: Lsn(1),
+            wal_status: "reserved".into(),
+            application: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_our_own_free_and_living_slot_will_do() {
+        assert_eq!(slot().judge("shop"), Ok(()));
+        let lost = Slot { wal_status: "lost".into(), ..slot() }.judge("shop").unwrap_err().to_string();
+        assert!(lost.contains("is lost") && lost.contains("pg_drop_replication_slot('lockstep')"), "{lost}");
+        let used = Slot { active_pid: Some("42".into()), application: "other".into(), ..slot() };
+        let used = used.judge("shop").unwrap_err();
+        assert!(matches!(&used, Fault::Retry { cause } if cause.contains("pid 42 (other)")), "{used}");
+    }
+
+    #[test]
+    fn a_failover_slot_is_asked_for_where_the_server_knows_them() {
+        assert!(create_sql("a'b", 170_000).contains("'a''b', 'pgoutput', failover => true"));
+        assert!(!create_sql("s", 160_000).contains("failover"));
+    }
+}

@@ -1,0 +1,174 @@
+//! The publication: an explicit list of tables, so that a table without a key is never published by accident and its
+//! updates are never refused at the source.
+
+use crate::pg::{Client, client, quote};
+use crate::types::{Fault, TableName};
+
+use super::Want;
+
+/// Makes sure that every wanted table is published, with every kind of change and partitions as their root.
+pub(super) async fn ensure(client: &Client, want: &Want<'_>, version: u32, slot_exists: bool) -> Result<(), Fault> {
+    let found = Found::read(client, want.publication).await?;
+    if found.is_none() && slot_exists {
+        return Err(gone(want.slot, want.publication));
+    }
+    let missing = missing(client, want).await?;
+    let Some(statement) = plan(want, found.as_ref(), &missing) else { return Ok(()) };
+    let name = want.publication;
+    if !want.create {
+        return Err(Fault::stop(
+            match &found {
+                None => format!("the source has no publication {name}"),
+                Some(_) if missing.is_empty() => format!("publication {name} leaves out kinds of changes"),
+                Some(_) => format!("publication {name} lacks {}", names(&missing)),
+            },
+            statement,
+        ));
+    }
+    tracing::debug!(version, %statement, "publication");
+    client.batch_execute(&statement).await.map_err(|error| match error.code().map(|code| code.code()) {
+        Some("42501") => refused(want, found.as_ref(), &statement, &client::fault(&error)),
+        _ => client::fault(&error),
+    })
+}
+
+/// The publication is not there, though its slot is: the stream reads the catalogs as they were at each change, so one
+/// that is created now does not exist for what the slot still holds.
+pub(super) fn gone(slot: &str, publication: &str) -> Fault {
+    Fault::stop(
+        format!(
+            "publication {publication} was dropped or made anew while slot {slot} existed, which cannot go on without it"
+        ),
+        format!(
+            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
+            quote::literal(slot)
+        ),
+    )
+}
+
+/// The statement that creates a publication.
+pub fn create_sql(publication: &str, tables: &[TableName]) -> String {
+    let tables = match tables {
+        [] => String::new(),
+        tables => format!(" for table {}", list(tables)),
+    };
+    let name = quote::ident(publication);
+    format!("create publication {name}{tables} with (publish_via_partition_root = true)")
+}
+
+/// One statement string, run as one transaction: all of it or nothing.
+fn plan(want: &Want<'_>, found: Option<&Found>, missing: &[TableName]) -> Option<String> {
+    let Some(found) = found else { return Some(create_sql(want.publication, want.tables)) };
+    let name = quote::ident(want.publication);
+    let mut statements = Vec::new();
+    if !found.whole {
+        statements.push(format!(
+            "alter publication {name} set \
+             (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"
+        ));
+    }
+    if !missing.is_empty() {
+        statements.push(format!("alter publication {name} add table {}", list(missing)));
+    }
+    (!statements.is_empty()).then(|| statements.join("; "))
+}
+
+const FOUND: &str = "select pubinsert and pubupdate and pubdelete and pubtruncate and pubviaroot, pubowner::regrole::text \
+     from pg_publication where pubname = $1";
+
+struct Found {
+    /// It publishes every kind of change, and partitions as their root.
+    whole: bool,
+    owner: String,
+}
+
+impl Found {
+    async fn read(client: &Client, name: &str) -> Result<Option<Self>, Fault> {
+        let row = client.query_opt(FOUND, &[&name]).await.map_err(|error| client::fault(&error))?;
+        Ok(row.map(|row| Self { whole: row.get(0), owner: row.get(1) }))
+    }
+}
+
+/// Per wanted table: whether it is there, whether it is published, and whether the source could still name its rows.
+/// With `relreplident = 'd'` that takes a primary key; without any identity, publishing a table blocks its updates.
+/// A partitioned table that was published leaf by leaf counts as published once the publication goes by roots.
+const TABLES: &str = "select c.oid is not null, \
+       exists (select from pg_publication_tables p where p.pubname = $3 and p.schemaname = w.schema and p.tablename = w.name) \
+         or exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid \
+                    where p.pubname = $3 and r.prrelid = c.oid), \
+       c.relreplident = 'f' \
+         or (c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)) \
+         or (c.relreplident = 'i' and exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident)) \
+     from unnest($1::text[], $2::text[]) with ordinality w(schema, name, at) \
+     left join (pg_class c join pg_namespace n on n.oid = c.relnamespace) \
+       on n.nspname = w.schema and c.relname = w.name and c.relkind in ('r', 'p') \
+     order by w.at";
+
+/// The wanted tables that are not published.
+async fn missing(client: &Client, want: &Want<'_>) -> Result<Vec<TableName>, Fault> {
+    let schemas: Vec<&str> = want.tables.iter().map(|table| table.schema.as_str()).collect();
+    let tables: Vec<&str> = want.tables.iter().map(|table| table.name.as_str()).collect();
+    let rows = client.query(TABLES, &[&schemas, &tables, &want.publication]).await.map_err(|e| client::fault(&e))?;
+    let mut missing = Vec::new();
+    for (table, row) in want.tables.iter().zip(&rows) {
+        if !row.get::<_, bool>(0) {
+            return Err(Fault::stop(
+                format!("the source has no table {table}"),
+                "create it, or take it off the list of tables",
+            ));
+        }
+        if row.get::<_, Option<bool>>(2) != Some(true) {
+            let name = quote::table(table);
+            return Err(Fault::stop(
+                format!("table {table} has no replica identity; publishing it would make its updates fail"),
+                format!("alter table {name} add primary key (…); or: alter table {name} replica identity full"),
+            ));
+        }
+        if !row.get::<_, bool>(1) {
+            missing.push(table.clone());
+        }
+    }
+    Ok(missing)
+}
+
+fn refused(want: &Want<'_>, found: Option<&Found>, statement: &str, fault: &Fault) -> Fault {
+    let cause = match (fault, found) {
+        (Fault::Stop { cause, .. } | Fault::Retry { cause } | Fault::Park { cause, .. }, None) => {
+            format!("the role may not create publication {}: {cause}", want.publication)
+        }
+        (Fault::Stop { cause, .. } | Fault::Retry { cause } | Fault::Park { cause, .. }, Some(found)) => {
+            format!("the role may not change publication {}, which {} owns: {cause}", want.publication, found.owner)
+        }
+    };
+    Fault::stop(cause, format!("as the owner of the tables and the publication: {statement}"))
+}
+
+fn list(tables: &[TableName]) -> String {
+    tables.iter().map(quote::table).collect::<Vec<_>>().join(", ")
+}
+
+fn names(tables: &[TableName]) -> String {
+    tables.iter().map(TableName::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_added_and_never_all_tables() {
+        let tables = [TableName::new("public", "a"), TableName::new("s", "B c")];
+        let want = Want { slot: "s", publication: "p", tables: &tables, create: true };
+        let found = |whole| Found { whole, owner: "o".into() };
+        assert_eq!(
+            plan(&want, None, &tables).unwrap(),
+            r#"create publication "p" for table "public"."a", "s"."B c" with (publish_via_partition_root = true)"#
+        );
+        assert_eq!(plan(&want, Some(&found(true)), &[]), None);
+        assert_eq!(
+            plan(&want, Some(&found(true)), &tables[1..]).unwrap(),
+            r#"alter publication "p" add table "s"."B c""#
+        );
+        assert!(plan(&want, Some(&found(false)), &[]).unwrap().contains("publish_via_partition_root = true"));
+    }
+}
