@@ -3,6 +3,7 @@
 //!
 //! Nothing it starts outlives the process, not even after `kill -9`: see [`process`].
 
+mod access;
 mod changelog;
 mod cluster;
 mod compare;

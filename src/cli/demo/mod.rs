@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 /// Starts all of it, waits until both sides are in step, and shows where everything is.
 async fn raise(args: &Args, dir: &std::path::Path, steps: &mut Steps) -> Result<(Stage, Probe), Failure> {
     let mut stage = Stage::open(dir, steps).await?;
-    steps.step("First copy, until both sides are in step", stage.in_step(IN_STEP_WITHIN)).await?;
+    steps.step("Lockstep, until both sides are in step", stage.in_step(IN_STEP_WITHIN)).await?;
     let mut probe = Probe::open(&stage).await?;
     let timed = steps.step("Timing changes, from commit to visible", probe.series()).await?;
     screen::show(&stage, &timed, args.exit_when_synced).await?;
