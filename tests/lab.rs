@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lockstep::lab::{
     Cluster, ClusterOptions, Mishap, Owner, Pair, PairOptions, Stop, Supabase, SupabaseOptions, TcpProxy, logged,
-    repeats,
+    repeats, runs,
 };
 use lockstep::types::TableName;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
@@ -312,7 +311,7 @@ fn nothing_is_left_running_after_kill_9() {
     let pids = lines.filter_map(|line| Some(line.split_once("pids:")?.1.to_owned())).next().unwrap();
     let pids: Vec<u32> = pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     assert_eq!(pids.len(), 3);
-    let alive = || pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).count();
+    let alive = || pids.iter().filter(|&&pid| runs(pid)).count();
     assert_eq!(alive(), 3);
     victim.kill().unwrap();
     victim.wait().unwrap();

@@ -1,12 +1,12 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
+mod demo;
 mod log;
 mod output;
 mod run;
-mod status;
-// PLUG: mod demo;
 mod schema;
 mod setup;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,8 +36,8 @@ enum Verb {
     Run,
     /// Ask the running service whether both sides are in step
     Status(status::Args),
-    // PLUG: /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
-    // PLUG: Demo(demo::Args),
+    /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
+    Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
     Setup(setup::Args),
     /// Print the SQL that creates the source's tables in Supabase
@@ -95,7 +95,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
             wait(run::run(settings))
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
-        // PLUG: Verb::Demo(args) => wait(demo::run(args)),
+        Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),
     }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
+use super::access::tcp_url;
 use super::place::{Port, Temp, make_folder, random_hex, write_secret};
 use super::postgres::Programs;
-use super::process::{LOOK_AGAIN, Process, children};
+use super::process::{LOOK_AGAIN, Process, children, runs};
 use super::{Certificates, Doing, LabError, Result};
 
 /// How the cluster is made and run.
@@ -232,52 +232,11 @@ impl Cluster {
             let _ = kill_process(*backend, Signal::KILL);
         }
         server.gone_within(STOPS_WITHIN).await;
-        let alive = |pid: &rustix::process::Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+        let alive = |pid: &rustix::process::Pid| runs(pid.as_raw_nonzero().get() as u32);
         let deadline = Instant::now() + STOPS_WITHIN;
         while backends.iter().any(alive) && Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-    }
-
-    /// A connection as superuser, over the Unix socket, to database `postgres`.
-    pub async fn connect(&self) -> Result<Client> {
-        self.connect_to("postgres").await
-    }
-
-    pub async fn connect_to(&self, database: &str) -> Result<Client> {
-        self.connect_as(&self.kept.superuser, database).await
-    }
-
-    /// The socket trusts: no password is asked.
-    pub async fn connect_as(&self, user: &str, database: &str) -> Result<Client> {
-        let mut config = Config::new();
-        config.host_path(&self.sockets).port(self.kept.port).user(user).dbname(database);
-        let (client, connection) = config.connect(NoTls).await.doing(|| format!("cannot connect to {database}"))?;
-        tokio::spawn(connection); // ends with the client
-        Ok(client)
-    }
-
-    /// Runs a script as superuser in database `postgres`.
-    pub async fn execute(&self, sql: &str) -> Result<()> {
-        self.connect().await?.batch_execute(sql).await.map_err(|error| sql_error(&error, sql))
-    }
-
-    /// Every row of a query, every column as text.
-    pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let messages = self.connect().await?.simple_query(sql).await.map_err(|error| sql_error(&error, sql))?;
-        let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
-            }
-            _ => None,
-        });
-        Ok(rows.collect())
-    }
-
-    /// The first column of a query's first row; empty if there is none or it is NULL.
-    pub async fn value(&self, sql: &str) -> Result<String> {
-        let first = self.rows(sql).await?.into_iter().next();
-        Ok(first.and_then(|row| row.into_iter().next().flatten()).unwrap_or_default())
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -347,20 +306,6 @@ impl Drop for Cluster {
 const STARTS_WITHIN: Duration = Duration::from_secs(60); // crash recovery included
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 const DROPPED_WITHIN: Duration = Duration::from_secs(10);
-
-/// A URL with everything that needs it escaped.
-pub(super) fn tcp_url(port: u16, user: &str, password: &str, database: &str) -> String {
-    let escaped = |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
-    let escaped = |text: &str| escaped(text).replace('+', "%20");
-    format!("postgresql://{}:{}@127.0.0.1:{port}/{}", escaped(user), escaped(password), escaped(database))
-}
-
-pub(super) fn sql_error(error: &tokio_postgres::Error, sql: &str) -> LabError {
-    let Some(db) = error.as_db_error() else { return LabError(error.to_string()) };
-    let start: String = sql.trim().chars().take(200).collect();
-    let more = [db.detail(), db.hint(), db.where_()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    LabError(format!("{}: {} {more}\n  in: {start}", db.code().code(), db.message()))
-}
 
 fn check_version(programs: &Programs, data: &Path) -> Result<()> {
     let version = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();

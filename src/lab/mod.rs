@@ -3,6 +3,7 @@
 //!
 //! Nothing it starts outlives the process, not even after `kill -9`: see [`process`].
 
+mod access;
 mod changelog;
 mod cluster;
 mod compare;
@@ -27,7 +28,7 @@ pub use keys::{Keys, Role};
 pub use pair::{Pair, PairOptions};
 pub use place::{Port, Seeded, Temp, random_hex, write_secret};
 pub use postgrest::{PostgRest, PostgRestOptions};
-pub use process::Process;
+pub use process::{Process, runs};
 pub use proxy::TcpProxy;
 pub use supabase::{Owner, Supabase, SupabaseOptions};
 pub use tls::Certificates;

@@ -130,6 +130,12 @@ pub(super) fn children(parent: u32) -> Vec<Pid> {
         .collect()
 }
 
+/// Whether a process still does anything. Orphans stay zombies where the first process of a container reaps nobody.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
 
 fn nursery(command: Command) -> io::Result<Child> {

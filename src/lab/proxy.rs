@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::cluster::tcp_url;
+use super::access::tcp_url;
 use super::place::Port;
 use super::{Cluster, Doing, Result};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{sql_error, tcp_url};
+use super::access::{sql_error, tcp_url};
 use super::place::{Temp, random_hex, write_secret};
 use super::{
     Cluster, ClusterOptions, Doing, Faults, Gateway, GatewayOptions, Keys, PostgRest, PostgRestOptions, Result,
