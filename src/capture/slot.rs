@@ -175,9 +175,9 @@ pub(super) fn start_fault(want: &Settings, failure: &Failure) -> Fault {
     let Failure::Refused { code, message, .. } = failure else { return failure.fault() };
     match code.as_str() {
         "55006" => Fault::retry(format!("slot {} is in use: {message}", want.slot)),
-        // The stream reads the catalogs as they were at each change; a publication made later does not exist for it.
-        "42704" if message.contains("publication") => publication::gone(&want.slot, &want.publication),
-        "42704" => gone_slot(&want.slot),
+        // `look` has just seen the slot, so it is the publication: the stream reads the catalogs as they were at each
+        // change, and one that was made later does not exist for it.
+        "42704" => publication::gone(&want.slot, &want.publication),
         "55000" if message.contains("wal_level") => wal_level("too low"),
         "55000" => lost_slot(&want.slot),
         "58P01" => lost_slot(&want.slot), // requested WAL segment has already been removed

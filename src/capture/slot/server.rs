@@ -2,7 +2,7 @@
 
 use super::refusal::wal_level;
 use crate::pg::replication::{Connection, System};
-use crate::pg::{Client, Url, client, quote};
+use crate::pg::{Client, Url, client};
 use crate::types::Fault;
 
 const SERVER: &str = "select current_setting('server_version_num')::int4, current_setting('wal_level'), \
@@ -61,11 +61,6 @@ impl Server {
 
 pub(super) async fn identify(url: &Url, server: &Server) -> Result<System, Fault> {
     let refused = |fault: Fault| match fault {
-        // 42501 while logging in means the database's own right for SQL; here it can only be this one.
-        Fault::Stop { cause, .. } if cause.contains("walsender") || cause.contains("REPLICATION") => Fault::stop(
-            format!("role {} has no right to replicate: {cause}", url.user),
-            format!("alter role {} replication", quote::ident(&url.user)),
-        ),
         Fault::Retry { cause } if cause.contains("max_wal_senders") => Fault::retry(format!(
             "all {} walsenders of the source are in use; raise max_wal_senders and restart it, or end one of those \
              in pg_stat_replication",
