@@ -11,6 +11,11 @@ use crate::types::{Fault, Lsn, Position, TableName};
 use super::Settings;
 
 pub mod publication;
+mod refusal;
+mod server;
+
+use refusal::{gone_slot, in_use, lost_slot, no_free_slot, waits, wal_level};
+use server::{Server, identify};
 
 /// What a route wants of its source.
 #[derive(Clone, Copy, Debug)]
@@ -51,78 +56,6 @@ pub async fn ensure(client: &Client, url: &Url, want: &Want<'_>) -> Result<Sourc
         None => (create(client, want, server.version).await?, true),
     };
     Ok(Source { system_identifier: identifier, timeline, version: server.version, confirmed, created })
-}
-
-const SERVER: &str = "select current_setting('server_version_num')::int4, current_setting('wal_level'), \
-     current_setting('max_wal_senders')::int4, current_database()::text, \
-     current_setting('max_replication_slots')::int4 - (select count(*) from pg_replication_slots)::int4, \
-     pg_is_in_recovery()";
-
-struct Server {
-    version: u32,
-    wal_level: String,
-    max_wal_senders: i32,
-    database: String,
-    free_slots: i32,
-    standby: bool,
-}
-
-impl Server {
-    async fn read(client: &Client) -> Result<Self, Fault> {
-        let row = client.query_one(SERVER, &[]).await.map_err(|error| client::fault(&error))?;
-        Ok(Self {
-            version: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
-            wal_level: row.get(1),
-            max_wal_senders: row.get(2),
-            database: row.get(3),
-            free_slots: row.get(4),
-            standby: row.get(5),
-        })
-    }
-
-    fn judge(&self) -> Result<(), Fault> {
-        if self.version < 140_000 {
-            let major = self.version / 10_000;
-            return Err(Fault::stop(
-                format!("the source is PostgreSQL {major}; logical messages need 14 or newer"),
-                "upgrade the source to a supported major version",
-            ));
-        }
-        if self.standby {
-            return Err(Fault::stop(
-                "the source is a standby",
-                "point the URL at the primary: this server takes no writes",
-            ));
-        }
-        if self.wal_level != "logical" {
-            return Err(wal_level(&self.wal_level));
-        }
-        if self.max_wal_senders == 0 {
-            return Err(Fault::stop(
-                "the source's max_wal_senders is 0: nobody may replicate",
-                "alter system set max_wal_senders = 10; then restart the server",
-            ));
-        }
-        Ok(())
-    }
-}
-
-async fn identify(url: &Url, server: &Server) -> Result<System, Fault> {
-    let refused = |fault: Fault| match fault {
-        // 42501 while logging in means the database's own right for SQL; here it can only be this one.
-        Fault::Stop { cause, .. } if cause.contains("walsender") || cause.contains("REPLICATION") => Fault::stop(
-            format!("role {} has no right to replicate: {cause}", url.user),
-            format!("alter role {} replication", quote::ident(&url.user)),
-        ),
-        Fault::Retry { cause } if cause.contains("max_wal_senders") => Fault::retry(format!(
-            "all {} walsenders of the source are in use; raise max_wal_senders and restart it, or end one of those \
-             in pg_stat_replication",
-            server.max_wal_senders
-        )),
-        other => other,
-    };
-    let mut connection = Connection::open(url, "lockstep").await.map_err(refused)?;
-    connection.identify().await.map_err(|failure| failure.fault())
 }
 
 /// The server keeps a dead walsender's slot for a moment, and its own notes on a slot change between majors, so only
@@ -242,9 +175,9 @@ pub(super) fn start_fault(want: &Settings, failure: &Failure) -> Fault {
     let Failure::Refused { code, message, .. } = failure else { return failure.fault() };
     match code.as_str() {
         "55006" => Fault::retry(format!("slot {} is in use: {message}", want.slot)),
-        // The stream reads the catalogs as they were at each change; a publication made later does not exist for it.
-        "42704" if message.contains("publication") => publication::gone(&want.slot, &want.publication),
-        "42704" => gone_slot(&want.slot),
+        // `look` has just seen the slot, so it is the publication: the stream reads the catalogs as they were at each
+        // change, and one that was made later does not exist for it.
+        "42704" => publication::gone(&want.slot, &want.publication),
         "55000" if message.contains("wal_level") => wal_level("too low"),
         "55000" => lost_slot(&want.slot),
         "58P01" => lost_slot(&want.slot), // requested WAL segment has already been removed
@@ -280,70 +213,9 @@ pub fn create_sql(slot: &str, version: u32) -> String {
     format!("select pg_create_logical_replication_slot({}, 'pgoutput'{failover})", quote::literal(slot))
 }
 
-const OLDEST: &str = "select pid, coalesce(application_name, '')::text, xact_start::text from pg_stat_activity \
-     where xact_start is not null and backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 1";
-
-async fn waits(client: &Client, slot: &str) -> Fault {
-    let oldest = match client.query_opt(OLDEST, &[]).await {
-        Ok(Some(row)) => {
-            let (pid, name, since): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-            format!("; the oldest is pid {pid} ({name}), open since {since}")
-        }
-        _ => String::new(),
-    };
-    Fault::retry(format!("slot {slot} can be created once every transaction that writes now has ended{oldest}"))
-}
-
-const UNUSED: &str = "select slot_name::text from pg_replication_slots where not active order by 1 limit 5";
-
-async fn no_free_slot(client: &Client) -> Fault {
-    let unused = client.query(UNUSED, &[]).await.unwrap_or_default();
-    let unused: Vec<String> = unused.iter().map(|row| quote::literal(row.get(0))).collect();
-    let drop = match unused.as_slice() {
-        [] => String::new(),
-        names => format!("; or drop one that nobody needs: select pg_drop_replication_slot({})", names.join(" | ")),
-    };
-    Fault::stop(
-        "the source has no free replication slot (max_replication_slots)",
-        format!("alter system set max_replication_slots = 20; then restart the server{drop}"),
-    )
-}
-
 async fn current_user(client: &Client) -> String {
     let row = client.query_one("select current_user::text", &[]).await;
     row.map_or_else(|_| "…".into(), |row| quote::ident(row.get(0)))
-}
-
-fn wal_level(level: &str) -> Fault {
-    Fault::stop(
-        format!("the source's wal_level is {level}; a replication slot needs logical"),
-        "alter system set wal_level = logical; then restart the server",
-    )
-}
-
-/// Retry: a predecessor that was killed holds its slot for some milliseconds more.
-fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
-    Fault::retry(format!(
-        "slot {slot} is in use by pid {pid} ({application}); end that process (select pg_terminate_backend({pid})), or \
-         choose another name for the slot"
-    ))
-}
-
-fn lost_slot(slot: &str) -> Fault {
-    Fault::stop(
-        format!("slot {slot} is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)"),
-        format!(
-            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
-            quote::literal(slot)
-        ),
-    )
-}
-
-fn gone_slot(slot: &str) -> Fault {
-    Fault::stop(
-        format!("the source has no replication slot {slot}: it was dropped"),
-        "let it be created anew (lockstep setup source), then compare and repair both sides: lockstep sync",
-    )
 }
 
 #[cfg(test)]

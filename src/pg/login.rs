@@ -10,6 +10,7 @@ use tokio_postgres::config::ChannelBinding;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use super::client::{PINNED, login_fault, no_channel_binding, no_password};
+use super::quote;
 use super::url::Url;
 use super::wire::Wire;
 use crate::types::Fault;
@@ -130,12 +131,25 @@ impl Login<'_> {
             match self.wire.message().await.map_err(|e| self.lost(&e))? {
                 Some(Message::ErrorResponse(body)) => {
                     let refused = Refused::read(body.fields());
-                    return Err(login_fault(self.url, &refused.code, &refused.message));
+                    return Err(self.refused(&refused));
                 }
                 Some(Message::NoticeResponse(_) | Message::ParameterStatus(_)) => {}
                 Some(message) => return Ok(message),
                 None => return Err(self.odd()),
             }
+        }
+    }
+
+    fn refused(&self, refused: &Refused) -> Fault {
+        let (at, user) = (self.url.address(), &self.url.user);
+        match refused.code.as_str() {
+            // The right to connect at all was shown by the SQL connection that comes before this one. The code, not
+            // the text, decides: texts change with the version and the server's language.
+            "42501" => Fault::stop(
+                format!("{at} does not let user {user} replicate: {}", refused.message),
+                format!("alter role {} replication", quote::ident(user)),
+            ),
+            code => login_fault(self.url, code, &refused.message),
         }
     }
 

@@ -117,6 +117,12 @@ impl Connection {
         }
     }
 
+    /// Says goodbye: the server then logs no broken connection.
+    pub async fn close(mut self) {
+        frontend::terminate(&mut self.wire.output);
+        let _ = self.wire.flush().await; // it is gone either way
+    }
+
     async fn send(&mut self, statement: &str) -> Result<(), Failure> {
         frontend::query(statement, &mut self.wire.output).map_err(|e| lost(&self.address, &e))?;
         self.wire.flush().await.map_err(|e| lost(&self.address, &e))

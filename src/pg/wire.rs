@@ -113,8 +113,12 @@ impl Wire {
     pub(super) fn buffered(&mut self) -> io::Result<Option<(u8, Bytes)>> {
         let Some(total) = self.total()? else { return Ok(None) };
         if self.input.len() < total {
-            // Ask for a long message's room at once: the buffer then grows, and is copied, only this one time.
-            self.input.reserve(total - self.input.len());
+            // Ask for a long message's room at once, and for what `fill` wants behind it: the buffer then grows, and is
+            // copied, only this one time.
+            let missing = total - self.input.len();
+            if missing > self.input.capacity() - self.input.len() {
+                self.input.reserve(missing + READ_BYTES);
+            }
             return Ok(None);
         }
         let tag = self.input[0];

@@ -12,7 +12,11 @@ use lockstep::pg::{self, Client, Url};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+/// Debian's, or another major's: `PG_BIN=/opt/pg17/bin cargo test`.
+fn bin(program: &str) -> String {
+    let folder = std::env::var("PG_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".into());
+    format!("{folder}/{program}")
+}
 
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
@@ -34,11 +38,13 @@ impl Cluster {
 
     pub(crate) async fn serve(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut command = as_postgres(&format!("{BIN}/postgres"));
+        let mut command = as_postgres(&bin("postgres"));
         command.arg("-D").arg(self.dir.path().join("data")).arg("-k").arg(self.dir.path());
         command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "wal_level=logical"]);
         command.args(["-c", "fsync=off", "-c", "max_wal_senders=5", "-c", "max_replication_slots=5"]);
-        self.settings.iter().for_each(|setting| drop(command.args(["-c", setting])));
+        self.settings.iter().for_each(|setting| {
+            command.args(["-c", setting]);
+        });
         self.server = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while let Err(fault) = pg::connect(&self.url(), "wait").await {
@@ -95,7 +101,7 @@ fn template() -> &'static Path {
     let (_, data) = TEMPLATE.get_or_init(|| {
         let dir = folder();
         let data = dir.path().join("data");
-        run(as_postgres(&format!("{BIN}/initdb")).args(["-A", "trust", "--no-sync", "-E", "UTF8", "-D"]).arg(&data));
+        run(as_postgres(&bin("initdb")).args(["-A", "trust", "--no-sync", "-E", "UTF8", "-D"]).arg(&data));
         (dir, data)
     });
     data

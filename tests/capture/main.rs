@@ -1,5 +1,7 @@
 //! Capture against real clusters: what commits there arrives here, in order, and nothing is confirmed too early.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers too, a panic is how a test says no
+
 mod cluster;
 mod faults;
 mod stream;

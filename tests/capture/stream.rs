@@ -173,3 +173,20 @@ async fn a_stop_confirms_what_still_becomes_durable_and_frees_the_slot() {
     until(&sql, "select not active from pg_replication_slots").await;
     assert_eq!(lsn(&sql, CONFIRMED).await, end.lsn());
 }
+
+#[tokio::test]
+async fn a_row_larger_than_every_buffer_arrives_whole_and_what_follows_too() {
+    let cluster = Cluster::start(&[]).await;
+    let (sql, settings, start) = source(&cluster).await;
+    let mut route = Route::start(settings, start, 1000);
+    sql.batch_execute("insert into t values (1, repeat('x', 20000000)), (2, 'small')").await.unwrap();
+    sql.batch_execute("update t set id = 10 where id = 1").await.unwrap();
+    let big = route.next().await;
+    let Change::Insert { new, .. } = &big.changes[0] else { panic!("{:?}", big.end) };
+    let Some(Cell::Text(text)) = new.cells().nth(1) else { panic!("no value") };
+    assert!(text.len() == 20_000_000 && text.iter().all(|&byte| byte == b'x'));
+    assert_eq!(lines(&route.next().await), ["+ 2,small"]);
+    // The value was not touched, so the WAL does not hold it.
+    assert_eq!(lines(&route.next().await), ["~ 1,null -> 10,unchanged"]);
+    route.kill().await;
+}
