@@ -122,6 +122,14 @@ impl Rig {
         serde_json::from_str(&answer.text().await.ok()?).ok()
     }
 
+    /// One number of the service's metrics, by its name with labels; 0 while it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.http);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |number| number.parse().unwrap())
+    }
+
     /// The end of the service's log.
     pub fn tail(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
