@@ -72,6 +72,11 @@ impl Rig {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Whether it has ended without being asked to.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
     /// `kill -9`.
     pub async fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
