@@ -1,6 +1,7 @@
 //! One life of the route: from the first look at both sides until a fault or the shutdown ends it.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::pin::pin;
 
 use serde_json::json;
@@ -23,6 +24,7 @@ pub const ROUTE: &str = "to_supabase";
 
 /// What was found and agreed before anything streams.
 struct Ready {
+    source: Client,
     target: rest::Client,
     tables: Vec<Table>,
     hello: Hello,
@@ -83,7 +85,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
              teardown, and empty the tables in Supabase",
         ));
     }
-    Ok(Ready { target, tables, hello })
+    Ok(Ready { source, target, tables, hello })
 }
 
 const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
@@ -110,7 +112,7 @@ async fn stream(
     ready: Ready,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { target, tables, hello } = ready;
+    let Ready { source, target, tables, hello } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -170,6 +172,9 @@ async fn stream(
     let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
     parts.spawn(async move { reconcile::copy(&copying, copies, ranges).await });
 
+    let slot = settings.source.slot.clone();
+    let watching = watch_slot(source, slot);
+
     let ended = async {
         while let Some(end) = parts.join_next().await {
             // A part that panicked is a bug of ours; the others end with it, and the route starts from the checkpoint.
@@ -182,9 +187,28 @@ async fn stream(
     tokio::select! {
         end = &mut ended => end,
         never = report.keep(progress_seen, settled_seen, happened) => match never {},
+        never = watching => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())
+        }
+    }
+}
+
+const RETAINED: &str = "select pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+                        else pg_current_wal_lsn() end, restart_lsn)::int8 \
+                        from pg_replication_slots where slot_name = $1";
+
+/// Keeps the gauge of the WAL that the source holds for us. A lost connection is capture's to notice.
+async fn watch_slot(source: Client, slot: String) -> Infallible {
+    // As often as Prometheus commonly looks.
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(15));
+    loop {
+        tick.tick().await;
+        if let Ok(Some(row)) = source.query_opt(RETAINED, &[&slot]).await
+            && let Some(bytes) = row.get::<_, Option<i64>>(0)
+        {
+            crate::metrics::get().retained_wal_bytes.set(bytes);
         }
     }
 }

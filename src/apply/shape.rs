@@ -33,8 +33,10 @@ pub struct Shapes {
     shapes: HashMap<u32, Shape>,
     /// By oid, the latest first. A first copy and the stream describe a table each in their own way, and a column
     /// added in mid-stream makes one more: a few are remembered.
-    known: HashMap<u32, Vec<(Arc<Relation>, Arc<Mapped>)>>,
+    known: HashMap<u32, Vec<Known>>,
 }
+
+type Known = (Arc<Relation>, Arc<Mapped>);
 
 const REMEMBERED: usize = 4;
 

@@ -1,4 +1,6 @@
 //! The promises of the main job, checked from outside: real clusters, real PostgREST, the real binary.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
+
 mod first_steps;
 mod rig;
