@@ -17,7 +17,7 @@ use crate::config::{Settings, Triggers};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Position, Table, queue};
+use crate::types::{CopyMark, Fault, Lsn, Position, Table, queue};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -27,6 +27,8 @@ struct Ready {
     source: Client,
     target: rest::Client,
     tables: Vec<Table>,
+    /// The catalogs were read at this point of the source's history, or later.
+    read_at: Position,
     hello: Hello,
 }
 
@@ -51,6 +53,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
+    let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
     preflight::judge(&tables, &hello.tables, settings.copy.existing)?;
@@ -85,7 +88,16 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
              teardown, and empty the tables in Supabase",
         ));
     }
-    Ok(Ready { source, target, tables, hello })
+    Ok(Ready { source, target, tables, read_at, hello })
+}
+
+const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+                       else pg_current_wal_insert_lsn() end::text";
+
+async fn wal_end(source: &Client) -> Result<Position, Fault> {
+    let row = source.query_one(WAL_END, &[]).await.map_err(|e| pg::client::fault(&e))?;
+    let end: Lsn = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
+    Ok(Position::at(end))
 }
 
 const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
@@ -112,7 +124,7 @@ async fn stream(
     ready: Ready,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, hello } = ready;
+    let Ready { source, target, tables, read_at, hello } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -158,7 +170,7 @@ async fn stream(
             suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
         },
         client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings)),
+        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
         copying,
         base: checkpoint,
         settled,
@@ -170,7 +182,14 @@ async fn stream(
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
-    parts.spawn(async move { reconcile::copy(&copying, copies, ranges).await });
+    let stop = shutdown.clone();
+    parts.spawn(async move {
+        match reconcile::copy(&copying, copies, ranges).await {
+            // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
+            Err(Fault::Retry { .. }) if *stop.borrow() => Ok(()),
+            end => end,
+        }
+    });
 
     let slot = settings.source.slot.clone();
     let watching = watch_slot(source, slot);
