@@ -32,9 +32,12 @@ pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<
         token: settings.http.token.clone(),
         in_step_within: settings.http.in_step_within,
     };
-    let window = tokio::spawn(http::serve(listener, window, shutdown.clone()));
+    // The window stays open while the route drains, and closes behind it.
+    let (close, closing) = watch::channel(false);
+    let window = tokio::spawn(http::serve(listener, window, closing));
     let end = supervise(&settings, &status, shutdown).await;
-    window.abort();
+    close.send_replace(true);
+    let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
     end
 }
 
