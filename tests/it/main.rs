@@ -1,10 +1,10 @@
 //! The promises of the main job, checked from outside: real clusters, real PostgREST, the real binary.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
+
 mod chaos;
 mod copy;
 mod exactly_once;
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
-
 mod first_steps;
 mod life;
 mod rig;
