@@ -67,11 +67,13 @@ async fn supervise(
         let wait = match &fault {
             Fault::Stop { .. } if !was_up => return Err(fault),
             Fault::Stop { cause, fix } => {
+                crate::metrics::get().retries.with_label_values(&["setup"]).inc();
                 error!(%cause, %fix, look_again_in = ?LOOK_AGAIN, "stopped");
                 LOOK_AGAIN
             }
             Fault::Retry { cause } => {
                 let wait = waits.next().unwrap_or(LOOK_AGAIN);
+                crate::metrics::get().retries.with_label_values(&["source"]).inc();
                 warn!(%cause, retry_in = ?wait, "the route was interrupted");
                 wait
             }
