@@ -19,9 +19,6 @@ use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use route::ROUTE;
 
-/// A fault that somebody must mend is looked at again this often: mended, the route goes on by itself.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
 pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
@@ -49,6 +46,7 @@ async fn supervise(
     status: &watch::Sender<Status>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
+    let look_again = settings.retry.look_again;
     let mut was_up = false;
     let mut waits = waits();
     loop {
@@ -64,17 +62,17 @@ async fn supervise(
         let wait = match &fault {
             Fault::Stop { .. } if !was_up => return Err(fault),
             Fault::Stop { cause, fix } => {
-                error!(%cause, %fix, look_again_in = ?LOOK_AGAIN, "stopped");
-                LOOK_AGAIN
+                error!(%cause, %fix, look_again_in = ?look_again, "stopped");
+                look_again
             }
             Fault::Retry { cause } => {
-                let wait = waits.next().unwrap_or(LOOK_AGAIN);
+                let wait = waits.next().unwrap_or(look_again);
                 warn!(%cause, retry_in = ?wait, "the route was interrupted");
                 wait
             }
             Fault::Park { table, cause } => {
-                error!(%table, %cause, look_again_in = ?LOOK_AGAIN, "stopped: a table was refused");
-                LOOK_AGAIN
+                error!(%table, %cause, look_again_in = ?look_again, "stopped: a table was refused");
+                look_again
             }
         };
         publish(status, &fault);

@@ -1,5 +1,6 @@
 //! Looks at both sides before the route starts, and says in one fault what stands in the way and how to mend it.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use serde::Deserialize;
@@ -19,7 +20,6 @@ const INSTALLED: i64 = 1;
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
-    version: Option<i64>,
     checkpoint: (u64, u64),
     pub source: serde_json::Value,
     /// The target may leave triggers and foreign keys to the source.
@@ -46,6 +46,8 @@ pub struct Finding {
     generated_columns: Vec<String>,
     required_columns: Vec<String>,
     has_key: bool,
+    /// It has a primary key, of other columns.
+    other_key: bool,
     empty: bool,
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
@@ -54,12 +56,12 @@ pub struct Finding {
 
 pub fn source_url(settings: &Settings) -> Result<SourceUrl, Fault> {
     use secrecy::ExposeSecret;
-    let url = settings.source.url().map_err(|problem| Fault::stop(problem.to_string(), "set it"))?;
+    let url = settings.source.url().map_err(|problem| Fault::stop(problem.to_string(), "set it in the environment or in .env"))?;
     pg::Url::parse(url.expose_secret()).map_err(|cause| Fault::stop(format!("DATABASE_URL: {cause}"), "correct it"))
 }
 
 pub fn endpoint(settings: &Settings) -> Result<(&ProjectUrl, &ApiKey), Fault> {
-    settings.supabase.endpoint().map_err(|problem| Fault::stop(problem.to_string(), "set it"))
+    settings.supabase.endpoint().map_err(|problem| Fault::stop(problem.to_string(), "set it in the environment or in .env"))
 }
 
 /// A client for the target, by the settings.
@@ -139,19 +141,28 @@ pub async fn hello(
         })
         .collect();
     let request = json!({"request": {"route": route, "source": source, "tables": tables}});
-    let hello: Hello = client
+    let answer: serde_json::Value = client
         .rpc("lockstep_hello", Body::Json(request))
         .await
         .map_err(|failure| crate::apply::request_fault(&failure, 0))?;
-    let installed = hello.version.unwrap_or(0);
-    if installed != INSTALLED {
-        let which = if installed > INSTALLED { "newer than" } else { "older than" };
-        return Err(Fault::stop(
-            format!("our SQL in Supabase has version {installed}, {which} the {INSTALLED} that this program needs"),
-            if installed > INSTALLED { "update lockstep" } else { "lockstep setup supabase --print, and run it there" },
-        ));
+    // Its version comes first: the rest of another version's answer may look different.
+    if let Some(fault) = other_version(answer["version"].as_i64().unwrap_or(0)) {
+        return Err(fault);
     }
-    Ok(hello)
+    serde_json::from_value(answer)
+        .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
+}
+
+const INSTALL: &str = "run in Supabase's SQL editor what `lockstep setup supabase --print` prints";
+
+fn other_version(installed: i64) -> Option<Fault> {
+    let (which, fix) = match installed.cmp(&INSTALLED) {
+        Ordering::Equal => return None,
+        Ordering::Less => ("older than", INSTALL),
+        Ordering::Greater => ("newer than", "install the lockstep that installed it, or a newer one"),
+    };
+    let cause = format!("our SQL in Supabase has version {installed}, {which} the {INSTALLED} that this program needs");
+    Some(Fault::stop(cause, fix))
 }
 
 /// The first kind of thing that is not right with the tables over there, for all tables that have it.
@@ -166,9 +177,8 @@ pub fn judge(tables: &[Table], findings: &[Finding], existing: Existing) -> Resu
         if found.is_empty() {
             continue;
         }
-        let (causes, mut fixes): (Vec<String>, Vec<String>) = found.into_iter().unzip();
-        fixes.dedup();
-        return Err(Fault::stop(few(&causes, "; "), fixes.join("\n       ")));
+        let (causes, fixes): (Vec<String>, Vec<String>) = found.into_iter().unzip();
+        return Err(Fault::stop(few(&causes, "; "), few(&fixes, "\n       ")));
     }
     Ok(())
 }
@@ -181,8 +191,15 @@ fn few(all: &[String], between: &str) -> String {
 }
 
 fn missing(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let fix = "lockstep schema, and run the SQL it prints in Supabase's SQL editor (or choose tables with [tables])";
-    (!finding.exists).then(|| (format!("table {} is missing in Supabase", table.name), fix.to_owned()))
+    let fix = "run in Supabase's SQL editor what `lockstep schema` prints for it, or leave it out in lockstep.toml";
+    (!finding.exists).then(|| {
+        let name = table.name.to_string();
+        let (print, exclude) = (shell(&name), toml::Value::from(vec![name.clone()]));
+        (
+            format!("table {name} is missing in Supabase"),
+            format!("{fix}: lockstep schema --table {print}; or: tables.exclude = {exclude}"),
+        )
+    })
 }
 
 fn columns(table: &Table, finding: &Finding) -> Option<(String, String)> {
@@ -196,18 +213,15 @@ fn columns(table: &Table, finding: &Finding) -> Option<(String, String)> {
         .iter()
         .map(|column| format!("add column {} {}", quote::ident(column), type_of(column)))
         .collect();
-    let kept: Vec<&str> = table
-        .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .filter(|column| !finding.missing_columns.iter().any(|missing| missing == column))
-        .collect();
+    let kept = table.columns.iter().map(|column| &column.name).filter(|name| !finding.missing_columns.contains(name));
+    let kept: toml::Value = kept.cloned().collect::<Vec<_>>().into();
+    let place = toml::Value::from(table.name.to_string());
     Some((
         format!("{} lacks columns in Supabase: {}", table.name, finding.missing_columns.join(", ")),
         format!(
-            "in Supabase: alter table {name} {}; or leave them out in lockstep.toml: [table.\"{}\"] columns = {kept:?}",
+            "in Supabase: alter table {name} {};\n       or leave them out, at the top of lockstep.toml: \
+             table.{place}.columns = {kept}",
             adds.join(", "),
-            table.name,
         ),
     ))
 }
@@ -215,7 +229,8 @@ fn columns(table: &Table, finding: &Finding) -> Option<(String, String)> {
 fn key(table: &Table, finding: &Finding) -> Option<(String, String)> {
     let key: Vec<String> = table.key.iter().map(|column| quote::ident(column)).collect();
     let key = key.join(", ");
-    let fix = format!("in Supabase: alter table {} add primary key ({key})", quote::table(&table.name));
+    let add = if finding.other_key { "unique" } else { "primary key" };
+    let fix = format!("in Supabase: alter table {} add {add} ({key});", quote::table(&table.name));
     (!finding.has_key).then(|| (format!("{} has no unique key ({key}) in Supabase", table.name), fix))
 }
 
@@ -227,21 +242,24 @@ fn rights(table: &Table, finding: &Finding) -> Option<(String, String)> {
 
 fn generated(table: &Table, finding: &Finding) -> Option<(String, String)> {
     let columns = finding.generated_columns.join(", ");
-    let fix = format!("in Supabase: alter table {} alter column … drop expression", quote::table(&table.name));
+    let drops = each(&finding.generated_columns, "drop expression");
+    let fix = format!("in Supabase: alter table {} {drops};", quote::table(&table.name));
     let cause = || format!("{} computes columns in Supabase that are written at the source: {columns}", table.name);
     (!columns.is_empty()).then(|| (cause(), fix))
 }
 
+/// `alter column a drop …, alter column b drop …`
+fn each(columns: &[String], what: &str) -> String {
+    let all: Vec<String> = columns.iter().map(|name| format!("alter column {} {what}", quote::ident(name))).collect();
+    all.join(", ")
+}
+
 fn required(table: &Table, finding: &Finding) -> Option<(String, String)> {
     let name = quote::table(&table.name);
-    let drops: Vec<String> = finding
-        .required_columns
-        .iter()
-        .map(|column| format!("alter column {} drop not null", quote::ident(column)))
-        .collect();
+    let drops = each(&finding.required_columns, "drop not null");
     let columns = finding.required_columns.join(", ");
     let cause = format!("{} demands values in Supabase that the source does not send: {columns}", table.name);
-    (!drops.is_empty()).then(|| (cause, format!("in Supabase: alter table {name} {}", drops.join(", "))))
+    (!drops.is_empty()).then(|| (cause, format!("in Supabase: alter table {name} {drops};")))
 }
 
 fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
@@ -249,11 +267,19 @@ fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
     (untouched && !finding.empty).then(|| {
         (
             format!("{} holds rows in Supabase that Lockstep did not write", table.name),
-            "empty the tables there; or, to copy over rows with the same key and keep the others, set [copy] existing \
-             = \"keep\" in lockstep.toml"
-                .to_owned(),
+            format!(
+                "in Supabase: truncate {};\n       or, to copy over rows with the same key and keep the others: \
+                 LOCKSTEP_EXISTING=keep (copy.existing in lockstep.toml)",
+                quote::table(&table.name)
+            ),
         )
     })
+}
+
+/// An argument as a shell takes it.
+fn shell(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// What apply must know of each table, by oid.

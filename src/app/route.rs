@@ -51,6 +51,9 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let source = pg::connect(&url, "lockstep").await?;
     let tables = preflight::tables(&source, settings).await?;
     let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
+    let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
+    // Before anything is made at the source: it may be the wrong one.
+    same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
     preflight::judge(&tables, &hello.tables, settings.copy.existing)?;
     if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
@@ -74,16 +77,34 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if found.created {
         info!(slot = %settings.source.slot, from = %found.confirmed, "made the slot");
     }
-    let identity = json!({"system": found.system_identifier, "slot": settings.source.slot});
-    let known = preflight::hello(&target, ROUTE, identity.clone(), &[]).await?.source;
-    if known != identity {
+    let known = preflight::hello(&target, ROUTE, here.clone(), &[]).await?;
+    same_source(&known.source, &here, false)?;
+    Ok(Ready { target, tables, hello })
+}
+
+/// Refuses to go on with another source's positions: they mean nothing here.
+fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+    // While nothing is written it may still become another one.
+    if fresh || known == here {
+        return Ok(());
+    }
+    let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
+    if known["system"] == here["system"] {
+        let (known, here) = (part(known, "slot"), part(here, "slot"));
         return Err(Fault::stop(
-            format!("Supabase holds a copy of another source ({known}), and this one is {identity}"),
-            "point DATABASE_URL and the slot at the source that it was copied from, or start afresh: lockstep setup \
-             teardown, and empty the tables in Supabase",
+            format!("Supabase holds what slot {known} of this source brought, and the settings name slot {here}"),
+            format!("set LOCKSTEP_SLOT={known} (source.slot in lockstep.toml)"),
         ));
     }
-    Ok(Ready { target, tables, hello })
+    Err(Fault::stop(
+        format!(
+            "Supabase holds a copy of another source (system identifier {}), and DATABASE_URL leads to {}",
+            part(known, "system"),
+            part(here, "system")
+        ),
+        "point DATABASE_URL at the source that it was copied from; or start afresh: lockstep setup teardown --apply on \
+         both sides, lockstep setup supabase, and empty the tables in Supabase",
+    ))
 }
 
 const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
