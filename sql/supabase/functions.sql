@@ -12,7 +12,7 @@ return coalesce(nullif(current_setting('role', true), 'none'), session_user)::na
 create or replace function lockstep.missing_rights(relation regclass) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
 return array(
-  select need from unnest(array['select', 'insert', 'update', 'delete']) need
+  select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
   where not has_table_privilege(lockstep.caller(), relation, need)
 );
 

@@ -1,6 +1,7 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
+mod judge;
 mod preflight;
 mod report;
 mod route;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::judge::{Finding, judge};
 use super::preflight::{self, Hello};
 use super::report::Report;
 use crate::apply::{Apply, Shapes};
@@ -54,7 +55,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
-    preflight::judge(&tables, &hello.tables, settings.copy.existing)?;
+    judge(&tables, &hello.tables, settings.copy.existing)?;
     if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
@@ -221,7 +222,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 /// Tables whose first copy is not finished, and how far it is.
 fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
-    let copy = |(table, finding): (&Table, &preflight::Finding)| reconcile::Copy {
+    let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
         mark: CopyMark {
             table: table.name.clone(),

@@ -1,7 +1,7 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
-mod demo;
 mod address;
+mod demo;
 mod log;
 mod output;
 mod run;

@@ -46,7 +46,11 @@ async fn a_row_that_the_target_lost_is_read_again_when_its_change_holds_only_a_p
     let mut rig = Rig::new("create table doc (id int primary key, big text, small int)").await;
     // Random text, so that it is stored out of line and an update of `small` does not bring it.
     let big = "(select string_agg(md5(random()::text), '') from generate_series(1, 400))";
-    rig.pair.source.execute(&format!("insert into doc select i, {big}, 0 from generate_series(1, 20) i")).await.unwrap();
+    rig.pair
+        .source
+        .execute(&format!("insert into doc select i, {big}, 0 from generate_series(1, 20) i"))
+        .await
+        .unwrap();
     rig.start();
     rig.settled().await;
     rig.pair.supabase.execute("delete from doc where id in (3, 4, 5)").await.unwrap();
