@@ -4,3 +4,4 @@ mod bad_input;
 mod bad_target;
 mod first_steps;
 mod rig;
+mod values;
