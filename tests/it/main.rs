@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
 
+mod bad_input;
+mod bad_target;
 mod first_steps;
 mod rig;
+mod values;
