@@ -4,6 +4,10 @@
 
 mod bad_input;
 mod bad_target;
+mod chaos;
+mod copy;
+mod exactly_once;
 mod first_steps;
+mod life;
 mod rig;
 mod values;
