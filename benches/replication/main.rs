@@ -104,6 +104,12 @@ async fn run(options: &Options) -> Result<Report> {
     }
 
     say("comparing all rows of all sides");
+    let last = work::goal(&mut stage).await?;
+    for way in [Way::Native, Way::Lockstep] {
+        let mut running = way.start(&stage, None).await?;
+        running.reach(&stage, &last).await?;
+        running.stop(&stage).await?;
+    }
     let differences = stage.differences().await?;
     if differences.is_empty() { Ok(report) } else { Err(LabError(differences.join("\n"))) }
 }
