@@ -12,7 +12,7 @@ return coalesce(nullif(current_setting('role', true), 'none'), session_user)::na
 create or replace function lockstep.missing_rights(relation regclass) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
 return array(
-  select need from unnest(array['select', 'insert', 'update', 'delete']) need
+  select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
   where not has_table_privilege(lockstep.caller(), relation, need)
 );
 
@@ -64,6 +64,7 @@ begin
       select a.attname from pg_attribute a
       where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
         and a.attidentity = '' and a.attgenerated = '' and not a.attname = any (columns)),
+    'other_key', exists (select from pg_index i where i.indrelid = relation and i.indisprimary),
     'has_key', exists (
       select from pg_index i
       where i.indrelid = relation and i.indisunique and i.indisvalid and i.indimmediate
@@ -88,9 +89,10 @@ declare
 begin
   insert into lockstep.checkpoint (route, major, minor, source)
   values (request->>'route', 0, 0, coalesce(request->'source', '{}')) on conflict (route) do nothing;
-  -- The first look does not know yet which source it is.
+  -- The first look does not know yet which source it is; until something is written it may become another one.
   update lockstep.checkpoint c set source = request->'source'
-  where c.route = request->>'route' and c.source = '{}' and request->'source' <> '{}';
+  where c.route = request->>'route' and request->'source' not in ('{}', c.source)
+    and (c.source = '{}' or (c.major, c.minor) = (0, 0));
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),

@@ -1,6 +1,7 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
+mod judge;
 mod preflight;
 mod report;
 mod route;
@@ -18,9 +19,6 @@ use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use route::ROUTE;
-
-/// A fault that somebody must mend is looked at again this often: mended, the route goes on by itself.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
@@ -52,6 +50,7 @@ async fn supervise(
     status: &watch::Sender<Status>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
+    let look_again = settings.retry.look_again;
     let mut was_up = false;
     let mut waits = waits();
     loop {
@@ -67,17 +66,19 @@ async fn supervise(
         let wait = match &fault {
             Fault::Stop { .. } if !was_up => return Err(fault),
             Fault::Stop { cause, fix } => {
-                error!(%cause, %fix, look_again_in = ?LOOK_AGAIN, "stopped");
-                LOOK_AGAIN
+                crate::metrics::get().retries.with_label_values(&["setup"]).inc();
+                error!(%cause, %fix, look_again_in = ?look_again, "stopped");
+                look_again
             }
             Fault::Retry { cause } => {
-                let wait = waits.next().unwrap_or(LOOK_AGAIN);
+                let wait = waits.next().unwrap_or(look_again);
+                crate::metrics::get().retries.with_label_values(&["source"]).inc();
                 warn!(%cause, retry_in = ?wait, "the route was interrupted");
                 wait
             }
             Fault::Park { table, cause } => {
-                error!(%table, %cause, look_again_in = ?LOOK_AGAIN, "stopped: a table was refused");
-                LOOK_AGAIN
+                error!(%table, %cause, look_again_in = ?look_again, "stopped: a table was refused");
+                look_again
             }
         };
         publish(status, &fault);

@@ -1,13 +1,15 @@
 //! Looks at both sides before the route starts, and says in one fault what stands in the way and how to mend it.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::SourceUrl;
+use super::judge::{Finding, few};
 use crate::apply::Shape;
-use crate::config::{Existing, ProjectUrl, Settings};
+use crate::config::{ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection};
 use crate::pg::{self, Client, quote};
 use crate::rest::{self, Body};
@@ -19,7 +21,6 @@ const INSTALLED: i64 = 1;
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
-    version: Option<i64>,
     checkpoint: (u64, u64),
     pub source: serde_json::Value,
     /// The target may leave triggers and foreign keys to the source.
@@ -34,32 +35,20 @@ impl Hello {
     }
 }
 
-/// What the target says about one table.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Finding {
-    pub schema: String,
-    pub name: String,
-    exists: bool,
-    missing_rights: Vec<String>,
-    missing_columns: Vec<String>,
-    generated_columns: Vec<String>,
-    required_columns: Vec<String>,
-    has_key: bool,
-    empty: bool,
-    pub copied: bool,
-    pub cursor: Option<Vec<String>>,
-    pub rows: u64,
-}
-
 pub fn source_url(settings: &Settings) -> Result<SourceUrl, Fault> {
     use secrecy::ExposeSecret;
-    let url = settings.source.url().map_err(|problem| Fault::stop(problem.to_string(), "set it"))?;
+    let url = settings
+        .source
+        .url()
+        .map_err(|problem| Fault::stop(problem.to_string(), "set it in the environment or in .env"))?;
     pg::Url::parse(url.expose_secret()).map_err(|cause| Fault::stop(format!("DATABASE_URL: {cause}"), "correct it"))
 }
 
 pub fn endpoint(settings: &Settings) -> Result<(&ProjectUrl, &ApiKey), Fault> {
-    settings.supabase.endpoint().map_err(|problem| Fault::stop(problem.to_string(), "set it"))
+    settings
+        .supabase
+        .endpoint()
+        .map_err(|problem| Fault::stop(problem.to_string(), "set it in the environment or in .env"))
 }
 
 /// A client for the target, by the settings.
@@ -86,6 +75,7 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
         exclude: settings.tables.exclude.clone(),
     };
     let survey = catalog::survey(source, &selection).await?;
+    readable(source, &survey.tables).await?;
     for left_out in &survey.left_out {
         tracing::warn!("{left_out}, so it is not replicated");
     }
@@ -103,6 +93,37 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
         return Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix));
     }
     Ok(tables)
+}
+
+const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \
+     has_schema_privilege(n.oid, 'usage'), current_user::text \
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+     where c.oid = any($1::oid[]) and not (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')) \
+     order by 1, 2";
+
+/// The first copy reads the tables, which a role that may replicate cannot do by that right alone.
+async fn readable(source: &Client, tables: &[Table]) -> Result<(), Fault> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = source.query(UNREADABLE, &[&oids]).await.map_err(|error| pg::client::fault(&error))?;
+    let (mut names, mut quoted, mut schemas, mut role) = (Vec::new(), Vec::new(), BTreeSet::new(), String::new());
+    for row in &rows {
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        quoted.push(quote::table(&name));
+        names.push(name.to_string());
+        if !row.get::<_, bool>(2) {
+            schemas.insert(quote::ident(&name.schema));
+        }
+        role = row.get(3);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let grantee = quote::ident(&role);
+    let usage: String = schemas.iter().map(|name| format!("grant usage on schema {name} to {grantee}; ")).collect();
+    Err(Fault::stop(
+        format!("role {role} may not read {} at the source", few(&names, ", ")),
+        format!("at the source: {usage}grant select on {} to {grantee};", quoted.join(", ")),
+    ))
 }
 
 fn choose(table: &mut Table, columns: &[String]) -> Result<(), Fault> {
@@ -139,121 +160,28 @@ pub async fn hello(
         })
         .collect();
     let request = json!({"request": {"route": route, "source": source, "tables": tables}});
-    let hello: Hello = client
+    let answer: serde_json::Value = client
         .rpc("lockstep_hello", Body::Json(request))
         .await
         .map_err(|failure| crate::apply::request_fault(&failure, 0))?;
-    let installed = hello.version.unwrap_or(0);
-    if installed != INSTALLED {
-        let which = if installed > INSTALLED { "newer than" } else { "older than" };
-        return Err(Fault::stop(
-            format!("our SQL in Supabase has version {installed}, {which} the {INSTALLED} that this program needs"),
-            if installed > INSTALLED { "update lockstep" } else { "lockstep setup supabase --print, and run it there" },
-        ));
+    // Its version comes first: the rest of another version's answer may look different.
+    if let Some(fault) = other_version(answer["version"].as_i64().unwrap_or(0)) {
+        return Err(fault);
     }
-    Ok(hello)
+    serde_json::from_value(answer)
+        .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
 }
 
-/// The first kind of thing that is not right with the tables over there, for all tables that have it.
-pub fn judge(tables: &[Table], findings: &[Finding], existing: Existing) -> Result<(), Fault> {
-    type Check = fn(&Table, &Finding) -> Option<(String, String)>;
-    let mut checks: Vec<Check> = vec![missing, columns, key, rights, generated, required];
-    if existing == Existing::Refuse {
-        checks.push(occupied);
-    }
-    for check in checks {
-        let found: Vec<(String, String)> = tables.iter().zip(findings).filter_map(|(t, f)| check(t, f)).collect();
-        if found.is_empty() {
-            continue;
-        }
-        let (causes, mut fixes): (Vec<String>, Vec<String>) = found.into_iter().unzip();
-        fixes.dedup();
-        return Err(Fault::stop(few(&causes, "; "), fixes.join("\n       ")));
-    }
-    Ok(())
-}
+const INSTALL: &str = "run in Supabase's SQL editor what `lockstep setup supabase --print` prints";
 
-/// At most ten of them in one line.
-fn few(all: &[String], between: &str) -> String {
-    let more = all.len().saturating_sub(10);
-    let line = all[..all.len() - more].join(between);
-    if more > 0 { format!("{line}{between}and {more} more") } else { line }
-}
-
-fn missing(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let fix = "lockstep schema, and run the SQL it prints in Supabase's SQL editor (or choose tables with [tables])";
-    (!finding.exists).then(|| (format!("table {} is missing in Supabase", table.name), fix.to_owned()))
-}
-
-fn columns(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    if finding.missing_columns.is_empty() {
-        return None;
-    }
-    let name = quote::table(&table.name);
-    let type_of = |column: &String| table.columns.iter().find(|c| &c.name == column).map_or("text", |c| &c.type_name);
-    let adds: Vec<String> = finding
-        .missing_columns
-        .iter()
-        .map(|column| format!("add column {} {}", quote::ident(column), type_of(column)))
-        .collect();
-    let kept: Vec<&str> = table
-        .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .filter(|column| !finding.missing_columns.iter().any(|missing| missing == column))
-        .collect();
-    Some((
-        format!("{} lacks columns in Supabase: {}", table.name, finding.missing_columns.join(", ")),
-        format!(
-            "in Supabase: alter table {name} {}; or leave them out in lockstep.toml: [table.\"{}\"] columns = {kept:?}",
-            adds.join(", "),
-            table.name,
-        ),
-    ))
-}
-
-fn key(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let key: Vec<String> = table.key.iter().map(|column| quote::ident(column)).collect();
-    let key = key.join(", ");
-    let fix = format!("in Supabase: alter table {} add primary key ({key})", quote::table(&table.name));
-    (!finding.has_key).then(|| (format!("{} has no unique key ({key}) in Supabase", table.name), fix))
-}
-
-fn rights(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let rights = finding.missing_rights.join(", ");
-    let fix = format!("in Supabase: grant {rights} on {} to service_role;", quote::table(&table.name));
-    (!rights.is_empty()).then(|| (format!("the key's role may not {rights} {} in Supabase", table.name), fix))
-}
-
-fn generated(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let columns = finding.generated_columns.join(", ");
-    let fix = format!("in Supabase: alter table {} alter column … drop expression", quote::table(&table.name));
-    let cause = || format!("{} computes columns in Supabase that are written at the source: {columns}", table.name);
-    (!columns.is_empty()).then(|| (cause(), fix))
-}
-
-fn required(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let name = quote::table(&table.name);
-    let drops: Vec<String> = finding
-        .required_columns
-        .iter()
-        .map(|column| format!("alter column {} drop not null", quote::ident(column)))
-        .collect();
-    let columns = finding.required_columns.join(", ");
-    let cause = format!("{} demands values in Supabase that the source does not send: {columns}", table.name);
-    (!drops.is_empty()).then(|| (cause, format!("in Supabase: alter table {name} {}", drops.join(", "))))
-}
-
-fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let untouched = !finding.copied && finding.cursor.is_none();
-    (untouched && !finding.empty).then(|| {
-        (
-            format!("{} holds rows in Supabase that Lockstep did not write", table.name),
-            "empty the tables there; or, to copy over rows with the same key and keep the others, set [copy] existing \
-             = \"keep\" in lockstep.toml"
-                .to_owned(),
-        )
-    })
+fn other_version(installed: i64) -> Option<Fault> {
+    let (which, fix) = match installed.cmp(&INSTALLED) {
+        Ordering::Equal => return None,
+        Ordering::Less => ("older than", INSTALL),
+        Ordering::Greater => ("newer than", "install the lockstep that installed it, or a newer one"),
+    };
+    let cause = format!("our SQL in Supabase has version {installed}, {which} the {INSTALLED} that this program needs");
+    Some(Fault::stop(cause, fix))
 }
 
 /// What apply must know of each table, by oid.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::preflight::Finding;
+use super::judge::Finding;
 use crate::apply::Event;
 use crate::capture::Progress;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::judge::{Finding, judge};
 use super::preflight::{self, Hello};
 use super::report::Report;
 use crate::apply::{Apply, Shapes};
@@ -56,7 +57,10 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
-    preflight::judge(&tables, &hello.tables, settings.copy.existing)?;
+    let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
+    // Before anything is made at the source: it may be the wrong one.
+    same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    judge(&tables, &hello.tables, settings.copy.existing)?;
     if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
@@ -79,16 +83,34 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if found.created {
         info!(slot = %settings.source.slot, from = %found.confirmed, "made the slot");
     }
-    let identity = json!({"system": found.system_identifier, "slot": settings.source.slot});
-    let known = preflight::hello(&target, ROUTE, identity.clone(), &[]).await?.source;
-    if known != identity {
+    let known = preflight::hello(&target, ROUTE, here.clone(), &[]).await?;
+    same_source(&known.source, &here, false)?;
+    Ok(Ready { source, target, tables, read_at, hello })
+}
+
+/// Refuses to go on with another source's positions: they mean nothing here.
+fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+    // While nothing is written it may still become another one.
+    if fresh || known == here {
+        return Ok(());
+    }
+    let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
+    if known["system"] == here["system"] {
+        let (known, here) = (part(known, "slot"), part(here, "slot"));
         return Err(Fault::stop(
-            format!("Supabase holds a copy of another source ({known}), and this one is {identity}"),
-            "point DATABASE_URL and the slot at the source that it was copied from, or start afresh: lockstep setup \
-             teardown, and empty the tables in Supabase",
+            format!("Supabase holds what slot {known} of this source brought, and the settings name slot {here}"),
+            format!("set LOCKSTEP_SLOT={known} (source.slot in lockstep.toml)"),
         ));
     }
-    Ok(Ready { source, target, tables, read_at, hello })
+    Err(Fault::stop(
+        format!(
+            "Supabase holds a copy of another source (system identifier {}), and DATABASE_URL leads to {}",
+            part(known, "system"),
+            part(here, "system")
+        ),
+        "point DATABASE_URL at the source that it was copied from; or start afresh: lockstep setup teardown --apply on \
+         both sides, lockstep setup supabase, and empty the tables in Supabase",
+    ))
 }
 
 const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
@@ -243,7 +265,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 /// Tables whose first copy is not finished, and how far it is.
 fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
-    let copy = |(table, finding): (&Table, &preflight::Finding)| reconcile::Copy {
+    let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
         mark: CopyMark {
             table: table.name.clone(),

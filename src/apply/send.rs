@@ -120,7 +120,7 @@ pub fn fault(failure: &Failure, bytes: usize) -> Fault {
         ),
         (_, Some("PGRST202"), _) | (_, Some("42883"), _) => Fault::stop(
             "our SQL is not installed in Supabase (or PostgREST has not seen it yet)",
-            "lockstep setup supabase --print, and run what it prints in Supabase's SQL editor",
+            "run in Supabase's SQL editor what `lockstep setup supabase --print` prints",
         ),
         (_, Some("PGRST301" | "PGRST302" | "PGRST303"), _) | (_, None, Some(401)) => Fault::stop(
             format!("Supabase refused the key: {failure}"),
@@ -130,9 +130,11 @@ pub fn fault(failure: &Failure, bytes: usize) -> Fault {
             format!("the key's role may not call our functions: {failure}"),
             "set SUPABASE_KEY to a secret key, or run lockstep setup supabase again for its grants",
         ),
-        (_, None, Some(404)) => {
-            Fault::stop(format!("nothing answers under /rest/v1 there: {failure}"), "check SUPABASE_URL")
-        }
+        // An answer that is not PostgREST's: a page, a redirection, nothing under that path.
+        (_, None, _) => Fault::stop(
+            format!("what answers at SUPABASE_URL is not a Supabase project: {failure}"),
+            "set SUPABASE_URL to the project's address: https://PROJECT.supabase.co",
+        ),
         _ => Fault::stop(cause, "change what the message names"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each reason why it cannot is one `Fault` that names the thing and the SQL or setting that mends it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::pg::replication::{Connection, Failure, System};
 use crate::pg::{Client, Url, client, quote};
@@ -16,6 +16,13 @@ mod server;
 
 use refusal::{gone_slot, in_use, lost_slot, no_free_slot, waits, wal_level};
 use server::{Server, identify};
+
+/// Which cluster it is, known before anything is made there. `ensure` says it too.
+pub async fn system_identifier(client: &Client) -> Result<String, Fault> {
+    let identifier = "select system_identifier::text from pg_control_system()";
+    let row = client.query_one(identifier, &[]).await.map_err(|error| client::fault(&error))?;
+    Ok(row.get(0))
+}
 
 /// What a route wants of its source.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +51,8 @@ pub async fn ensure(client: &Client, url: &Url, want: &Want<'_>) -> Result<Sourc
     let server = Server::read(client).await?;
     server.judge()?;
     let System { identifier, timeline, .. } = identify(url, &server).await?;
-    let slot = Slot::read(client, want.slot).await?;
-    if let Some(slot) = &slot {
-        slot.judge(&server.database)?;
-    } else if server.free_slots <= 0 {
+    let slot = ours(client, want.slot, &server.database).await?;
+    if slot.is_none() && server.free_slots <= 0 {
         return Err(no_free_slot(client).await);
     }
     publication::ensure(client, want, server.version, slot.is_some()).await?;
@@ -58,7 +63,31 @@ pub async fn ensure(client: &Client, url: &Url, want: &Want<'_>) -> Result<Sourc
     Ok(Source { system_identifier: identifier, timeline, version: server.version, confirmed, created })
 }
 
-/// The server keeps a dead walsender's slot for a moment, and its own notes on a slot change between majors, so only
+/// A predecessor that was killed holds its slot until its walsender notices: mostly for some milliseconds, longer
+/// where it was busy. Who holds it after this time is somebody else.
+const HELD: Duration = Duration::from_secs(15);
+
+/// The slot, if it is there, once nobody else uses it.
+async fn ours(client: &Client, name: &str, database: &str) -> Result<Option<Slot>, Fault> {
+    let until = Instant::now() + HELD;
+    let mut told = false;
+    loop {
+        let Some(slot) = Slot::read(client, name).await? else { return Ok(None) };
+        match slot.judge(database) {
+            Ok(()) => return Ok(Some(slot)),
+            Err(Fault::Retry { cause }) if Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(%cause, "waiting for the slot");
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(Fault::Retry { cause }) => return Err(Fault::stop(cause, slot.release())),
+            Err(fault) => return Err(fault),
+        }
+    }
+}
+
+/// The server's own notes on a slot change between majors, so only
 /// columns that every supported one has.
 const SLOT: &str = "select s.plugin::text, s.slot_type, s.database::text, s.active_pid, \
      coalesce(s.confirmed_flush_lsn, '0/0')::text, coalesce(s.wal_status, ''), coalesce(a.application_name, '') \
@@ -100,6 +129,12 @@ impl Slot {
             wal_status: text(5),
             application: text(6),
         }
+    }
+
+    /// How somebody else's use of it is ended.
+    fn release(&self) -> String {
+        let pid = self.active_pid.as_deref().unwrap_or_default();
+        format!("stop what reads it: select pg_terminate_backend({pid}); or use another one: LOCKSTEP_SLOT")
     }
 
     /// Whether it is ours to stream from.

@@ -1,5 +1,6 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
+mod address;
 mod demo;
 mod log;
 mod output;
@@ -69,7 +70,10 @@ impl From<Fault> for Failure {
 
 /// Parses the command line, runs the verb, and turns its end into the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
     // Every TLS client takes the process's provider, and panics without one.
     rustls::crypto::ring::default_provider().install_default().ok();
     match go(cli) {
@@ -84,6 +88,21 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version too come as an "error"; what it says may hold addresses with their passwords.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let arguments = || std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    if !arguments().any(|argument| argument.contains("://")) {
+        error.exit();
+    }
+    let message = address::without_addresses(&error.render().to_string(), arguments());
+    if error.use_stderr() {
+        eprint!("{message}");
+    } else {
+        print!("{message}");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn go(cli: Cli) -> Result<(), Failure> {

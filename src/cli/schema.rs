@@ -1,6 +1,7 @@
 //! `lockstep schema`: prints the SQL that creates the chosen tables in Supabase.
 
 use super::Failure;
+use super::address::Address;
 use crate::config::{Problem, Settings};
 use crate::pg::catalog::Selection;
 use crate::pg::{self, Url};
@@ -8,8 +9,8 @@ use crate::pg::{self, Url};
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The source, as postgresql://user:password@host/database [default: the settings']
-    #[arg(long, value_name = "URL", value_parser = Url::parse)]
-    database_url: Option<Url>,
+    #[arg(long, value_name = "URL")]
+    database_url: Option<Address>,
     #[command(flatten)]
     tables: TableArgs,
 }
@@ -40,10 +41,10 @@ impl TableArgs {
 }
 
 /// The source that was named, or the settings' one.
-pub(super) fn source_url(named: Option<Url>, settings: &Settings) -> Result<Url, Failure> {
+pub(super) fn source_url(named: Option<Address>, settings: &Settings) -> Result<Url, Failure> {
     use secrecy::ExposeSecret;
     if let Some(url) = named {
-        return Ok(url);
+        return Ok(url.read("--database-url")?);
     }
     let url = Url::parse(settings.source.url()?.expose_secret());
     Ok(url.map_err(|cause| Problem::new("DATABASE_URL", cause))?)

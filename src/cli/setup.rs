@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::Failure;
+use super::address::Address;
 use super::schema::{TableArgs, source_url};
 use crate::config::{Problem, Settings};
 use crate::ledger::{install, source, teardown};
@@ -41,8 +42,8 @@ struct SupabaseArgs {
     #[command(flatten)]
     mode: Mode,
     /// A direct connection to Supabase's Postgres, needed once, for --apply
-    #[arg(long, value_name = "URL", value_parser = Url::parse, env = "SUPABASE_DB_URL", hide_env_values = true)]
-    database_url: Option<Url>,
+    #[arg(long, value_name = "URL", env = "SUPABASE_DB_URL", hide_env_values = true)]
+    database_url: Option<Address>,
 }
 
 #[derive(clap::Args)]
@@ -50,8 +51,8 @@ struct SourceArgs {
     #[command(flatten)]
     mode: Mode,
     /// The source, as an administrator [default: the settings']
-    #[arg(long, value_name = "URL", value_parser = Url::parse)]
-    database_url: Option<Url>,
+    #[arg(long, value_name = "URL")]
+    database_url: Option<Address>,
     #[command(flatten)]
     names: Names,
     #[command(flatten)]
@@ -63,11 +64,11 @@ struct TeardownArgs {
     #[command(flatten)]
     mode: Mode,
     /// The source, as an administrator
-    #[arg(long, value_name = "URL", value_parser = Url::parse)]
-    source_url: Option<Url>,
+    #[arg(long, value_name = "URL")]
+    source_url: Option<Address>,
     /// A direct connection to Supabase's Postgres
-    #[arg(long, value_name = "URL", value_parser = Url::parse)]
-    database_url: Option<Url>,
+    #[arg(long, value_name = "URL")]
+    database_url: Option<Address>,
     #[command(flatten)]
     names: Names,
     /// Schema in which --role was given rights [default: the settings']; may be given more than once
@@ -110,6 +111,7 @@ async fn supabase(args: SupabaseArgs) -> Result<(), Failure> {
                      without one, paste the output of `lockstep setup supabase --print` into the SQL editor";
         Problem::new("--database-url", cause)
     })?;
+    let url = url.read("--database-url")?;
     let client = connect(&url).await?;
     let before = install::installed(&client).await?;
     install::apply(&client).await?;
@@ -175,11 +177,13 @@ async fn teardown(args: TeardownArgs, settings: &Settings) -> Result<(), Failure
         return Err(Problem::new("teardown", cause).into());
     }
     // Both ends are reached before either is touched.
-    let source_client = match &args.source_url {
+    let source_url = args.source_url.map(|url| url.read("--source-url")).transpose()?;
+    let target_url = args.database_url.map(|url| url.read("--database-url")).transpose()?;
+    let source_client = match &source_url {
         Some(url) => Some(connect(url).await?),
         None => None,
     };
-    let target_client = match &args.database_url {
+    let target_client = match &target_url {
         Some(url) => Some(connect(url).await?),
         None => None,
     };

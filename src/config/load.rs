@@ -169,7 +169,7 @@ fn overlay(
 
 /// Rules that no single value can break, and the bounds of numbers: `(setting, cause)`.
 fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
-    let Settings { supabase, tables, apply, copy, http, shutdown, .. } = settings;
+    let Settings { supabase, tables, apply, copy, retry, http, shutdown, .. } = settings;
     if let Some(url) = supabase.url.as_ref().filter(|url| url.is_exposed() && !supabase.allow_http) {
         let cause = format!("{url} would carry the key unencrypted; use https, or set SUPABASE_ALLOW_HTTP=true");
         return Err(("supabase.url", cause));
@@ -195,6 +195,7 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     within("apply.queue_bytes", apply.queue_bytes, 1 << 20, 1 << 30)?;
     within("copy.chunk_bytes", copy.chunk_bytes, 16 << 10, 64 << 20)?;
     lasts("supabase.timeout", supabase.timeout, 1, 600)?;
+    lasts("retry.look_again", retry.look_again, 1, 3600)?;
     lasts("http.in_step_within", http.in_step_within, 1, 86_400)?;
     lasts("shutdown.deadline", shutdown.deadline, 1, 600)
 }

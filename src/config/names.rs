@@ -42,6 +42,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("apply.queue_bytes"),
     with("copy.existing", "LOCKSTEP_EXISTING"),
     plain("copy.chunk_bytes"),
+    with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),
     with("http.listen", "LOCKSTEP_LISTEN"),
     with("http.token", "LOCKSTEP_TOKEN"),
     plain("http.in_step_within"),

@@ -24,6 +24,7 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub retry: Retry,
     pub http: Http,
     pub log: Log,
     pub shutdown: Shutdown,
@@ -179,6 +180,22 @@ impl Default for Copy {
 pub enum Existing {
     Refuse,
     Keep,
+}
+
+/// What happens after a fault.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// A fault that somebody must mend is looked at again this often. Shorter goes on sooner once it is mended,
+    /// longer asks a project that is down less often. What passes by itself is tried again much sooner.
+    #[serde(deserialize_with = "read_duration")]
+    pub look_again: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { look_again: Duration::from_secs(60) }
+    }
 }
 
 /// The window: page, metrics, status.

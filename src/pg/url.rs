@@ -1,5 +1,8 @@
-//! Reads `postgresql://` URLs as libpq does, as far as Lockstep uses them. What it does not know it refuses by name:
+//! Reads `postgresql://` URLs as libpq does, as far as Lockstep uses them. What it does not know it refuses:
 //! a parameter that is silently ignored (a misspelt `sslmode`) is worse than one that is refused.
+//!
+//! A message never repeats what was written: with one character that is not escaped, any part may hold the password's
+//! end. It says where the mistake is instead.
 //!
 //! tokio-postgres has a parser too, but it refuses `sslmode=verify-full` and `sslrootcert`.
 
@@ -60,6 +63,10 @@ impl Url {
             .ok_or("a Postgres URL starts with postgresql://user@host/database")?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        // A password cut in two by a character that should have been escaped: what follows is its rest.
+        if database.contains('@') || (query.contains('@') && !authority.contains('@')) {
+            return Err("the password holds a `/`, `?` or `#`; write them %2F, %3F and %23 (and @ as %40)".into());
+        }
         let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
         let (host, port) = split_port(address)?;
@@ -71,9 +78,14 @@ impl Url {
             database: decode(database)?,
             ..Parts::default()
         };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` in the URL has no value"))?;
-            parts.set(&decode(key)?, decode(value)?)?;
+        for (number, pair) in query.split('&').enumerate().filter(|(_, pair)| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let key = decode(key)?;
+            let known = PARAMETERS.contains(&key.as_str());
+            if !known || !pair.contains('=') {
+                return Err(not_supported(number + 1, &key, known));
+            }
+            parts.set(&key, decode(value)?)?;
         }
         parts.finish()
     }
@@ -141,6 +153,33 @@ impl fmt::Debug for Url {
     }
 }
 
+const PARAMETERS: [&str; 10] = [
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "sslmode",
+    "sslrootcert",
+    "channel_binding",
+    "application_name",
+    "connect_timeout",
+];
+
+const NOT_A_PORT: &str = "what follows the host's colon in the URL is not a port (1 to 65535); \
+                          the whole is postgresql://user:password@host:port/database";
+
+fn not_supported(number: usize, key: &str, known: bool) -> String {
+    if known {
+        return format!("parameter {number} of the URL, `{key}`, has no value");
+    }
+    // Only a known name is ever repeated.
+    let near = PARAMETERS.iter().find(|known| strsim::damerau_levenshtein(known, key) <= 2);
+    let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    format!("parameter {number} of the URL is not supported{near} These are: {}", PARAMETERS.join(", "))
+        .replace("supported These", "supported. These")
+}
+
 /// What was written, before it is judged as a whole. `ssl_root` decides what a missing `ssl_mode` means.
 #[derive(Default)]
 struct Parts {
@@ -170,12 +209,7 @@ impl Parts {
             "channel_binding" => self.channel_binding = Some(channel_binding(&value)?),
             "application_name" => self.application = Some(value),
             "connect_timeout" => self.connect_timeout = connect_timeout(&value)?,
-            _ => {
-                return Err(format!(
-                    "the URL's parameter `{key}` is not supported; these are: host, port, user, password, dbname, \
-                     sslmode, sslrootcert, channel_binding, application_name, connect_timeout"
-                ));
-            }
+            _ => {} // not in PARAMETERS, and refused by its number
         }
         Ok(())
     }
@@ -185,7 +219,7 @@ impl Parts {
             return Err("the URL names no user: postgresql://user@host/database".into());
         }
         if self.host.contains(',') {
-            return Err(format!("the URL names several hosts (`{}`); name the one that takes writes", self.host));
+            return Err("the URL names several hosts; name the one that takes writes".into());
         }
         let host = match self.host.as_str() {
             "" => Host::Tcp("localhost".into()),
@@ -194,7 +228,7 @@ impl Parts {
         };
         let port = match self.port.as_str() {
             "" => 5432,
-            text => text.parse().ok().filter(|&port| port != 0).ok_or_else(|| format!("`{text}` is not a port"))?,
+            text => text.parse().ok().filter(|&port| port != 0).ok_or(NOT_A_PORT)?,
         };
         let ssl_mode = match (self.ssl_mode, &self.ssl_root) {
             // libpq: the public authorities would vouch for anybody, so their word needs the name check.
@@ -231,9 +265,7 @@ fn ssl_mode(value: &str) -> Result<SslMode, String> {
         "verify-ca" => SslMode::VerifyCa,
         "verify-full" => SslMode::VerifyFull,
         _ => {
-            return Err(format!(
-                "sslmode `{value}` is unknown; it is one of disable, allow, prefer, require, verify-ca, verify-full"
-            ));
+            return Err("the URL's sslmode is none of disable, allow, prefer, require, verify-ca, verify-full".into());
         }
     })
 }
@@ -243,24 +275,24 @@ fn channel_binding(value: &str) -> Result<ChannelBinding, String> {
         "disable" => ChannelBinding::Disable,
         "prefer" => ChannelBinding::Prefer,
         "require" => ChannelBinding::Require,
-        _ => return Err(format!("channel_binding `{value}` is unknown; it is one of disable, prefer, require")),
+        _ => return Err("the URL's channel_binding is none of disable, prefer, require".into()),
     })
 }
 
 /// libpq's 0 means "for ever"; we never wait for ever, so it means the default.
 fn connect_timeout(value: &str) -> Result<Option<Duration>, String> {
-    let seconds: u64 = value.parse().map_err(|_| format!("connect_timeout `{value}` is not a number of seconds"))?;
+    let seconds: u64 = value.parse().map_err(|_| "the URL's connect_timeout is not a number of seconds")?;
     Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
 }
 
 /// `host:port`, `[::1]:port`, or either without a port.
 fn split_port(address: &str) -> Result<(&str, &str), String> {
     if let Some(rest) = address.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(|| format!("`{address}` lacks its closing bracket"))?;
+        let (host, rest) = rest.split_once(']').ok_or("the URL's host lacks its closing bracket")?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, port)),
             None if rest.is_empty() => Ok((host, "")),
-            None => Err(format!("`{address}` is not an address")),
+            None => Err("the URL's host goes on behind its closing bracket".into()),
         };
     }
     Ok(address.split_once(':').unwrap_or((address, "")))

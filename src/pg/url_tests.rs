@@ -40,10 +40,11 @@ fn what_is_left_out_gets_libpqs_default() {
 }
 
 #[test]
-fn what_is_not_understood_is_refused_by_name() {
-    assert!(refusal("postgresql://me@h/d?sslmod=require").contains("`sslmod`"));
-    assert!(refusal("postgresql://me@h/d?sslmode=full").contains("`full`"));
-    assert!(refusal("postgresql://me@h:0/d").contains("`0` is not a port"));
+fn what_is_not_understood_is_refused_with_its_place() {
+    assert!(refusal("postgresql://me@h/d?port=1&sslmod=require").contains("parameter 2 of the URL"));
+    assert!(refusal("postgresql://me@h/d?sslmod=require").contains("did you mean `sslmode`?"));
+    assert!(refusal("postgresql://me@h/d?sslmode=full").contains("sslmode is none of disable, "));
+    assert!(refusal("postgresql://me@h:0/d").contains("not a port"));
     assert!(refusal("postgresql://h/d").contains("no user"));
     assert!(refusal("postgresql://me@a,b/d").contains("several hosts"));
     assert!(refusal("mysql://me@h/d").contains("postgresql://"));
@@ -57,4 +58,27 @@ fn the_password_is_never_shown() {
     let url = Url::parse("postgresql://me:hunter2@h/d?password=hunter3").unwrap();
     assert_eq!(url.to_string(), "postgresql://me@h:5432/d");
     assert!(!format!("{url:?} {url:#?}").contains("hunter"));
+}
+
+#[test]
+fn a_message_never_repeats_what_may_be_the_rest_of_a_password() {
+    for text in [
+        "postgres://u:hush",
+        "postgres://u:hush/d",
+        "postgres://u:a?hush@h/d",
+        "postgres://u:a/hush@h/d",
+        "postgres://u:a@b/hush@h/d",
+        "postgres://u:a@b?hush@h/d",
+        "postgres://u:a@b?hush=1@h/d",
+        "postgres://u:a@b?sslmode=hush@h/d",
+        "postgres://u:a@b?connect_timeout=hush@h/d",
+        "postgres://u:a@[hush@h/d",
+        "postgres://u:a@[::1]hush/d",
+        "postgres://u:a@h,hush/d",
+        "postgres://u:a@h:hush/d",
+        "postgres://u:%hush@h/d",
+    ] {
+        let message = refusal(text);
+        assert!(!message.contains("hush"), "{text}: {message}");
+    }
 }

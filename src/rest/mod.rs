@@ -25,6 +25,8 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// The project's address, which every message about a connection names.
+    url: String,
     rpc: String,
 }
 
@@ -55,7 +57,8 @@ impl Client {
             http = certificates.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = http.build().map_err(|e| bad(chain(&e)))?;
-        Ok(Self { http, rpc: format!("{}/rest/v1/rpc/", settings.url.trim_end_matches('/')) })
+        let url = settings.url.trim_end_matches('/').to_owned();
+        Ok(Self { http, rpc: format!("{url}/rest/v1/rpc/"), url })
     }
 
     /// Calls a function and reads its answer.
@@ -65,7 +68,7 @@ impl Client {
             Body::Json(value) => request.json(&value),
             Body::Bytes(bytes) => request.header(CONTENT_TYPE, "application/octet-stream").body(bytes),
         };
-        let answer = request.send().await.map_err(|e| Failure::unanswered(chain(&e)))?;
+        let answer = request.send().await.map_err(|e| Failure::unanswered(format!("{}: {}", self.url, chain(&e))))?;
         let status = answer.status();
         let retry_after = retry_after(answer.headers());
         let body = read(answer).await?;

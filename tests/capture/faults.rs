@@ -53,7 +53,7 @@ async fn a_slot_that_is_not_ours_to_use_is_named() {
     until(&sql, "select active from pg_replication_slots").await;
     let pid: i32 = sql.query_one("select active_pid from pg_replication_slots", &[]).await.unwrap().get(0);
     let used = ensure(&cluster, &settings, &["t"]).await.unwrap_err();
-    assert!(matches!(used, Fault::Retry { .. }));
+    assert!(matches!(used, Fault::Stop { .. }));
     assert_says(&used.to_string(), &["slot lockstep is in use", &format!("pid {pid} (lockstep)")]);
     let second = Route::start(settings.clone(), start, 1 << 20);
     assert_says(&said(second.task.await.unwrap()), &["slot lockstep is in use", &pid.to_string()]);

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
 
+mod bad_input;
+mod bad_target;
 mod chaos;
 mod copy;
 mod exactly_once;
 mod first_steps;
 mod life;
 mod rig;
+mod values;

@@ -12,10 +12,7 @@ pub(super) fn wal_level(level: &str) -> Fault {
 
 /// Retry: a predecessor that was killed holds its slot for some milliseconds more.
 pub(super) fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
-    Fault::retry(format!(
-        "slot {slot} is in use by pid {pid} ({application}); end that process (select pg_terminate_backend({pid})), or \
-         choose another name for the slot"
-    ))
+    Fault::retry(format!("slot {slot} is in use by pid {pid} ({application})"))
 }
 
 pub(super) fn lost_slot(slot: &str) -> Fault {
