@@ -177,3 +177,7 @@ impl Planner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
