@@ -106,7 +106,8 @@ end $$;
 
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
 -- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
--- a value arrives as the source wrote it. Columns that are arrays themselves travel as text and are cast one by one.
+-- a value arrives as the source wrote it. What cannot be an element of such an array travels as text and is cast one by
+-- one.
 create or replace function lockstep.statement(relation regclass, part jsonb, start int) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -128,7 +129,9 @@ begin
     select c, keys + n from jsonb_array_elements_text(part->'columns') with ordinality x(c, n)
   ), typed as (
     select w.i, quote_ident(w.name) as name, a.attidentity = 'a' as always,
-           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') as as_text,
+           -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
+           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+             or t.typdelim <> ',' as as_text,
            format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w

@@ -44,7 +44,11 @@ pub async fn refused(rig: &Rig, env: &Env<'_>, code: i32) -> String {
         assert_eq!((start, message.lines().count()), (0, 1), "{said}");
     } else {
         let fixes = message.lines().filter(|line| line.starts_with("  fix: ")).count();
-        assert_eq!((fixes, message.lines().nth(1).is_some_and(|line| line.starts_with("  fix: "))), (1, true), "{said}");
+        assert_eq!(
+            (fixes, message.lines().nth(1).is_some_and(|line| line.starts_with("  fix: "))),
+            (1, true),
+            "{said}"
+        );
     }
     no_secrets(rig, env, &said);
     nothing_half_done(rig).await;
@@ -98,9 +102,8 @@ async fn runs(rig: &mut Rig) {
 async fn a_wrong_address_role_password_or_key_is_named_and_the_right_ones_run() {
     let mut rig = plain().await;
     let source = &rig.pair.source;
-    let database = |user: &str, password: &str, database: &str| {
-        [("DATABASE_URL", source.url_as(user, password, database))]
-    };
+    let database =
+        |user: &str, password: &str, database: &str| [("DATABASE_URL", source.url_as(user, password, database))];
     let password = source.password().to_owned();
     let said = refused(&rig, &database("postgres", "hush", "postgres"), 1).await;
     says(&said, &["password of user postgres", "alter role \"postgres\" password"]);
@@ -126,7 +129,9 @@ async fn a_wrong_address_role_password_or_key_is_named_and_the_right_ones_run() 
     let right = rig.pair.supabase.rest_url();
     let said = refused(&rig, &url(format!("{right}/rest/v1")), 2).await;
     says(&said, &["SUPABASE_URL", "leave the path `/rest/v1` off", &right]);
-    for page in ["HTTP/1.1 404 Not Found", "HTTP/1.1 200 OK", "HTTP/1.1 301 Moved\r\nlocation: https://elsewhere.example"] {
+    for page in
+        ["HTTP/1.1 404 Not Found", "HTTP/1.1 200 OK", "HTTP/1.1 301 Moved\r\nlocation: https://elsewhere.example"]
+    {
         let other = a_web_server(page).await;
         let said = refused(&rig, &url(format!("http://127.0.0.1:{other}")), 1).await;
         says(&said, &["not a Supabase project", "set SUPABASE_URL"]);
@@ -202,7 +207,10 @@ async fn rights_that_a_role_lacks_at_the_source_are_granted_as_printed_until_it_
     source.execute("create role reader login password 'hush'; revoke all on schema public from public").await.unwrap();
     rig.source_url = source.url_as("reader", "hush", "postgres");
     for words in [
-        ["role reader may not read public.note, public.person", "grant usage on schema \"public\" to \"reader\"; grant select on"],
+        [
+            "role reader may not read public.note, public.person",
+            "grant usage on schema \"public\" to \"reader\"; grant select on",
+        ],
         ["does not let user reader replicate", "alter role \"reader\" replication"],
         ["may not create publication lockstep", "as the owner of the tables"],
     ] {
@@ -218,10 +226,7 @@ async fn rights_that_a_role_lacks_at_the_source_are_granted_as_printed_until_it_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_cannot_replicate_says_which_setting_is_in_the_way() {
-    let set = |name, value| PairOptions {
-        source: ClusterOptions::default().set(name, value),
-        supabase: supabase(),
-    };
+    let set = |name, value| PairOptions { source: ClusterOptions::default().set(name, value), supabase: supabase() };
     let low = rig(set("wal_level", "replica")).await;
     let said = refused(&low, &[], 1).await;
     says(&said, &["wal_level is replica", "alter system set wal_level = logical; then restart"]);
@@ -230,7 +235,10 @@ async fn a_source_that_cannot_replicate_says_which_setting_is_in_the_way() {
     let mut full = rig(set("max_replication_slots", "1")).await;
     full.pair.source.execute("select pg_create_physical_replication_slot('theirs')").await.unwrap();
     let said = refused(&full, &[], 1).await;
-    says(&said, &["no free replication slot", "alter system set max_replication_slots", "drop_replication_slot('theirs')"]);
+    says(
+        &said,
+        &["no free replication slot", "alter system set max_replication_slots", "drop_replication_slot('theirs')"],
+    );
     full.pair.source.execute("select pg_drop_replication_slot('theirs')").await.unwrap();
     // In use: a second Lockstep on the same slot.
     full.start();
@@ -266,7 +274,8 @@ async fn what_passes_by_itself_is_waited_for_and_said() {
     let url = Url::parse(&rig.pair.source.url("postgres")).unwrap();
     let other = Connection::open(&url, "somebody else").await.unwrap();
     rig.start();
-    until("it says that it waits for a walsender", async || rig.tail().contains("all 1 walsenders of the source")).await;
+    until("it says that it waits for a walsender", async || rig.tail().contains("all 1 walsenders of the source"))
+        .await;
     nothing_half_done(&rig).await;
     drop(other);
     rig.settled().await;

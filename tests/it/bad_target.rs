@@ -17,8 +17,7 @@ const TABLES: &str = r#"
     create table f_required (id int primary key);
     create table g_rows (id int primary key, x text);
 "#;
-const ALL: [&str; 8] =
-    ["fine", "a_missing", "b_column", "c_key", "d_rights", "e_generated", "f_required", "g_rows"];
+const ALL: [&str; 8] = ["fine", "a_missing", "b_column", "c_key", "d_rights", "e_generated", "f_required", "g_rows"];
 
 const BREAK: &str = r#"
     drop table a_missing;
@@ -77,7 +76,8 @@ async fn every_fix_as_printed_leads_to_the_next_until_it_runs() {
     rig.env = vec![("LOCKSTEP_EXISTING".into(), keep.into())];
     rig.start();
     rig.settled().await;
-    let rows = rig.pair.supabase.cluster.value("select string_agg(id || x, ' ' order by id) from g_rows").await.unwrap();
+    let rows =
+        rig.pair.supabase.cluster.value("select string_agg(id || x, ' ' order by id) from g_rows").await.unwrap();
     assert_eq!(rows, "1ours 7kept");
     assert_eq!(rig.terminate().await, Some(0));
     on_the_target(&rig, "delete from g_rows where id = 7").await;

@@ -4,4 +4,5 @@ mod bad_input;
 mod bad_target;
 mod first_steps;
 mod rig;
+mod shapes;
 mod values;

@@ -22,12 +22,29 @@ const VALUES: &[(&str, &[&str])] = &[
     ("smallint", &["-32768", "32767"]),
     ("int", &["-2147483648", "2147483647"]),
     ("bigint", &["-9223372036854775808", "9223372036854775807", "9007199254740993"]),
-    ("numeric", &["NaN", "Infinity", "-Infinity", "1234567890123456789012345678901234567890.0123456789", "-0.000", "1e-40"]),
+    (
+        "numeric",
+        &["NaN", "Infinity", "-Infinity", "1234567890123456789012345678901234567890.0123456789", "-0.000", "1e-40"],
+    ),
     ("numeric(12,4)", &["0.1000", "-99999999.9999", "NaN"]),
     ("real", &["NaN", "Infinity", "-0", "1.1754944e-38", "3.4028235e38"]),
     ("double precision", &["NaN", "-Infinity", "-0", "5e-324", "0.1", "1.7976931348623157e308"]),
     ("money", &["$1,234.56", "-92233720368547758.08"]),
-    ("text", &["", " ", "NULL", "null", "\\N", "{a,\"b\"}", "tab\tnew\nline\r\\ back 'quote' \"double\"", "🦀 é \u{202e} \u{1}\u{7f}\u{b}", "\\x41", "\\."]),
+    (
+        "text",
+        &[
+            "",
+            " ",
+            "NULL",
+            "null",
+            "\\N",
+            "{a,\"b\"}",
+            "tab\tnew\nline\r\\ back 'quote' \"double\"",
+            "🦀 é \u{202e} \u{1}\u{7f}\u{b}",
+            "\\x41",
+            "\\.",
+        ],
+    ),
     ("varchar(20)", &["", "trailing   ", "日本語"]),
     ("char(8)", &["", "ab  ", "abcdefgh"]),
     ("\"char\"", &["a", "", "\\", "\""]),
@@ -157,7 +174,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("citext", "'Key ' || i", "upper(k::text)::citext"),
     ("numeric", "(i / 8.0)::numeric(10, 3)", "k::numeric(12, 5)"),
     ("uuid", "md5(i::text)::uuid", "md5(k::text)::uuid"),
-    ("timestamptz", "'2024-03-31 00:00:00+00'::timestamptz + i * interval '7 min 0.000001 s'", "k + interval '9 years'"),
+    (
+        "timestamptz",
+        "'2024-03-31 00:00:00+00'::timestamptz + i * interval '7 min 0.000001 s'",
+        "k + interval '9 years'",
+    ),
     ("bytea", "decode(md5(i::text), 'hex')", "k || '\\x00'"),
     ("char(9)", "'k' || i", "k || '!'"),
     ("inet", "'10.0.0.0/16'::inet + i", "set_masklen(k, 17)"),
@@ -203,7 +224,8 @@ async fn holds(owner: Owner) {
     names.extend(["wide", "k_enum", "k_many"].map(String::from));
     let tables = public(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let many = "insert into k_many select 'c' || i % 7, i, i, 'b' || i % 3 from generate_series(1, 150) i";
-    let first = insert_wide(0..ROWS) + &fill_keys(1, 150) + "insert into k_enum values ('sad', 1), ('{curly}', 2);" + many;
+    let first =
+        insert_wide(0..ROWS) + &fill_keys(1, 150) + "insert into k_enum values ('sad', 1), ('{curly}', 2);" + many;
     rig.pair.source.execute(&first).await.unwrap();
     rig.start();
     rig.settled().await;
@@ -221,10 +243,20 @@ async fn holds(owner: Owner) {
         ("change keys and toast", each_key(|at, other| format!("update k{at} set k = {other}, n = 0 where n = -10"))),
         ("delete by key", each_key(|at, _| format!("delete from k{at} where n % 4 = 3"))),
         ("enum key", "update k_enum set k = 'it''s \"ok\"' where k = 'sad'; delete from k_enum where n = 2".into()),
-        ("key of many", "update k_many set n = -n where a % 2 = 0; update k_many set b = 'z' where a % 10 = 1;
-             update k_many set (a, c) = (a + 1000, 'x') where a % 10 = 2; delete from k_many where a % 10 = 3".into()),
-        ("away and back", each_key(|at, _| format!(
-            "with gone as (delete from k{at} where n % 3 = 1 returning *) insert into k{at} select n + 9, null, k from gone"))),
+        (
+            "key of many",
+            "update k_many set n = -n where a % 2 = 0; update k_many set b = 'z' where a % 10 = 1;
+             update k_many set (a, c) = (a + 1000, 'x') where a % 10 = 2; delete from k_many where a % 10 = 3"
+                .into(),
+        ),
+        (
+            "away and back",
+            each_key(|at, _| {
+                format!(
+                    "with gone as (delete from k{at} where n % 3 = 1 returning *) insert into k{at} select n + 9, null, k from gone"
+                )
+            }),
+        ),
     ] {
         rig.pair.source.execute(&sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         rig.settled().await;
