@@ -28,7 +28,7 @@ test: tools ## Every test, on real Postgres and real PostgREST
 	else cargo test --locked --no-fail-fast $(ARGS); fi
 
 bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
-	@cargo bench --locked --quiet $(if $(ARGS),-- $(ARGS))
+	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))
 
 lint: rust ## Formatting, clippy without a warning, and cargo-deny where it is installed
 	cargo fmt --check

@@ -1,5 +1,7 @@
 //! `lockstep setup` installs once however often it runs, lets nobody in but service_role, and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
+
 use std::process::{Command, Output, Stdio};
 
 use lockstep::lab::{Cluster, ClusterOptions, Owner, Supabase, SupabaseOptions};

@@ -30,9 +30,12 @@ pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<
         token: settings.http.token.clone(),
         in_step_within: settings.http.in_step_within,
     };
-    let window = tokio::spawn(http::serve(listener, window, shutdown.clone()));
+    // The window stays open while the route drains, and closes behind it.
+    let (close, closing) = watch::channel(false);
+    let window = tokio::spawn(http::serve(listener, window, closing));
     let end = supervise(&settings, &status, shutdown).await;
-    window.abort();
+    close.send_replace(true);
+    let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
     end
 }
 
@@ -63,11 +66,13 @@ async fn supervise(
         let wait = match &fault {
             Fault::Stop { .. } if !was_up => return Err(fault),
             Fault::Stop { cause, fix } => {
+                crate::metrics::get().retries.with_label_values(&["setup"]).inc();
                 error!(%cause, %fix, look_again_in = ?look_again, "stopped");
                 look_again
             }
             Fault::Retry { cause } => {
                 let wait = waits.next().unwrap_or(look_again);
+                crate::metrics::get().retries.with_label_values(&["source"]).inc();
                 warn!(%cause, retry_in = ?wait, "the route was interrupted");
                 wait
             }

@@ -1,6 +1,7 @@
 //! One life of the route: from the first look at both sides until a fault or the shutdown ends it.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::pin::pin;
 
 use serde_json::json;
@@ -17,15 +18,18 @@ use crate::config::{Settings, Triggers};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Position, Table, queue};
+use crate::types::{CopyMark, Fault, Lsn, Position, Table, queue};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
 
 /// What was found and agreed before anything streams.
 struct Ready {
+    source: Client,
     target: rest::Client,
     tables: Vec<Table>,
+    /// The catalogs were read at this point of the source's history, or later.
+    read_at: Position,
     hello: Hello,
 }
 
@@ -50,6 +54,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
+    let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
     let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
@@ -80,7 +85,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     }
     let known = preflight::hello(&target, ROUTE, here.clone(), &[]).await?;
     same_source(&known.source, &here, false)?;
-    Ok(Ready { target, tables, hello })
+    Ok(Ready { source, target, tables, read_at, hello })
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
@@ -108,6 +113,15 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
+const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+                       else pg_current_wal_insert_lsn() end::text";
+
+async fn wal_end(source: &Client) -> Result<Position, Fault> {
+    let row = source.query_one(WAL_END, &[]).await.map_err(|e| pg::client::fault(&e))?;
+    let end: Lsn = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
+    Ok(Position::at(end))
+}
+
 const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
 
 async fn slot_exists(source: &Client, slot: &str) -> Result<bool, Fault> {
@@ -132,7 +146,7 @@ async fn stream(
     ready: Ready,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { target, tables, hello } = ready;
+    let Ready { source, target, tables, read_at, hello } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -178,7 +192,7 @@ async fn stream(
             suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
         },
         client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings)),
+        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
         copying,
         base: checkpoint,
         settled,
@@ -190,7 +204,17 @@ async fn stream(
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
-    parts.spawn(async move { reconcile::copy(&copying, copies, ranges).await });
+    let stop = shutdown.clone();
+    parts.spawn(async move {
+        match reconcile::copy(&copying, copies, ranges).await {
+            // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
+            Err(Fault::Retry { .. }) if *stop.borrow() => Ok(()),
+            end => end,
+        }
+    });
+
+    let slot = settings.source.slot.clone();
+    let watching = watch_slot(source, slot);
 
     let ended = async {
         while let Some(end) = parts.join_next().await {
@@ -204,9 +228,28 @@ async fn stream(
     tokio::select! {
         end = &mut ended => end,
         never = report.keep(progress_seen, settled_seen, happened) => match never {},
+        never = watching => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())
+        }
+    }
+}
+
+const RETAINED: &str = "select pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+                        else pg_current_wal_lsn() end, restart_lsn)::int8 \
+                        from pg_replication_slots where slot_name = $1";
+
+/// Keeps the gauge of the WAL that the source holds for us. A lost connection is capture's to notice.
+async fn watch_slot(source: Client, slot: String) -> Infallible {
+    // As often as Prometheus commonly looks.
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(15));
+    loop {
+        tick.tick().await;
+        if let Ok(Some(row)) = source.query_opt(RETAINED, &[&slot]).await
+            && let Some(bytes) = row.get::<_, Option<i64>>(0)
+        {
+            crate::metrics::get().retained_wal_bytes.set(bytes);
         }
     }
 }

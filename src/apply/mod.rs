@@ -80,7 +80,8 @@ impl Apply {
                     None => return Ok(()),
                 },
             };
-            if current.batch.is_empty() {
+            if current.plan.groups.is_empty() && current.batch.copied.is_empty() {
+                // Nothing for the target; the next batch builds on the same checkpoint.
                 self.settle(&current.batch);
                 continue;
             }
@@ -114,7 +115,7 @@ impl Apply {
     fn prepare(&mut self, batch: Batch) -> Result<Prepared, Fault> {
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
-        Ok(Prepared { plan: plan(&batch.changes, &mut self.shapes, order, &copying)?, batch, by_row: false })
+        Ok(Prepared { plan: plan(&batch, &mut self.shapes, order, &copying)?, batch, by_row: false })
     }
 
     /// Acts on the answer to a batch.
@@ -159,7 +160,7 @@ impl Apply {
     async fn replay(&mut self, mut batch: Batch) -> Result<(), Fault> {
         loop {
             let copying = |table: &TableName| self.copying.contains(table);
-            let plan = plan(&batch.changes, &mut self.shapes, Order::Rows, &copying)?;
+            let plan = plan(&batch, &mut self.shapes, Order::Rows, &copying)?;
             let prepared = Prepared { plan, batch, by_row: true };
             let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
             let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
@@ -169,7 +170,7 @@ impl Apply {
             };
             let Some(change) = missing else { return Box::pin(self.take(prepared, answer)).await };
             batch = prepared.batch;
-            reread::replace(&mut batch.changes[change], &mut self.shapes, &self.rereads).await?;
+            reread::replace(&mut batch, change, &mut self.shapes, &self.rereads).await?;
         }
     }
 

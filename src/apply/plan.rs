@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::encode::{Group, Op, Rows};
 use super::fold::Fold;
 use super::shape::{Mapped, Shapes};
-use crate::types::{Change, Fault, TableName, Tuple};
+use crate::types::{Batch, Change, Fault, TableName, Tuple};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -48,18 +48,18 @@ pub enum Write {
 
 /// Makes the plan. `copying` says of which tables the first copy is not finished.
 pub fn plan(
-    changes: &[Change],
+    batch: &Batch,
     shapes: &mut Shapes,
     order: Order,
     copying: &dyn Fn(&TableName) -> bool,
 ) -> Result<Plan, Fault> {
     let mut planner = Planner { plan: Plan::default(), order, fold: Fold::default(), run: None };
-    for (at, change) in changes.iter().enumerate() {
+    for (at, change) in batch.changes.iter().enumerate() {
         match change {
             Change::Truncate { relations, restart_identity, .. } => {
                 let mut tables = Vec::new();
                 for relation in relations {
-                    if let Some(mapped) = shapes.of(relation)? {
+                    if let Some(mapped) = shapes.of(relation, batch.upto)? {
                         planner.count(&mapped.table, "truncate");
                         tables.push(mapped.table.clone());
                     }
@@ -71,7 +71,7 @@ pub fn plan(
             }
             Change::Message { .. } => {}
             Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
-                let Some(mapped) = shapes.of(relation)? else { continue };
+                let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
                 let (kind, write) = write(change, &mapped);
                 planner.count(&mapped.table, kind);
                 match write {
@@ -88,7 +88,7 @@ pub fn plan(
         planner.plan.origin.resize(planner.plan.groups.len(), at);
     }
     planner.barrier();
-    planner.plan.origin.resize(planner.plan.groups.len(), changes.len().saturating_sub(1));
+    planner.plan.origin.resize(planner.plan.groups.len(), batch.changes.len().saturating_sub(1));
     Ok(planner.plan)
 }
 

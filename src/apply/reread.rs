@@ -8,13 +8,18 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::shape::Shapes;
-use crate::types::{Cell, Change, Fault, Reread};
+use crate::types::{Batch, Cell, Change, Fault, Reread};
 
-pub async fn replace(change: &mut Change, shapes: &mut Shapes, rereads: &mpsc::Sender<Reread>) -> Result<(), Fault> {
-    let Change::Update { relation, new, .. } = &*change else {
+pub async fn replace(
+    batch: &mut Batch,
+    change: usize,
+    shapes: &mut Shapes,
+    rereads: &mpsc::Sender<Reread>,
+) -> Result<(), Fault> {
+    let Some(Change::Update { relation, new, .. }) = batch.changes.get(change) else {
         return Err(Fault::stop("the target misses a row that came whole", "report this as a bug"));
     };
-    let Some(mapped) = shapes.of(relation)? else { return Ok(()) };
+    let Some(mapped) = shapes.of(relation, batch.upto)? else { return Ok(()) };
     let mut key = Vec::with_capacity(mapped.key.len());
     for (name, &at) in mapped.key_names.iter().zip(&mapped.key) {
         let text = match new.cells().nth(at) {
@@ -34,7 +39,7 @@ pub async fn replace(change: &mut Change, shapes: &mut Shapes, rereads: &mpsc::S
     rereads.send(Reread { relation: relation.clone(), key, reply }).await.map_err(|_| gone(()))?;
     let row = row.await.map_err(|_| gone(()))?;
     let relation = relation.clone();
-    *change = match row {
+    batch.changes[change] = match row {
         Some(new) => Change::Insert { relation, new },
         None => Change::Delete { relation, old: new.clone() },
     };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::types::{Fault, Relation, TableName};
+use crate::types::{Fault, Position, Relation, TableName};
 
 /// What is agreed about one table before the stream starts.
 #[derive(Clone, Debug)]
@@ -31,26 +31,30 @@ pub struct Mapped {
 /// The shapes by the table's oid, and what the stream's relations came to.
 pub struct Shapes {
     shapes: HashMap<u32, Shape>,
+    /// The shapes hold what the source's catalogs said at this point of its history, or later.
+    read_at: Position,
     /// By oid, the latest first. A first copy and the stream describe a table each in their own way, and a column
     /// added in mid-stream makes one more: a few are remembered.
-    known: HashMap<u32, Vec<(Arc<Relation>, Arc<Mapped>)>>,
+    known: HashMap<u32, Vec<Known>>,
 }
+
+type Known = (Arc<Relation>, Arc<Mapped>);
 
 const REMEMBERED: usize = 4;
 
 impl Shapes {
-    pub fn new(shapes: HashMap<u32, Shape>) -> Self {
-        Self { shapes, known: HashMap::new() }
+    pub fn new(shapes: HashMap<u32, Shape>, read_at: Position) -> Self {
+        Self { shapes, read_at, known: HashMap::new() }
     }
 
-    /// The mapping of a relation; `None` when its table is not replicated.
-    pub fn of(&mut self, relation: &Arc<Relation>) -> Result<Option<Arc<Mapped>>, Fault> {
+    /// The mapping of a relation that came up to `upto`; `None` when its table is not replicated.
+    pub fn of(&mut self, relation: &Arc<Relation>, upto: Position) -> Result<Option<Arc<Mapped>>, Fault> {
         let Some(shape) = self.shapes.get(&relation.oid) else { return Ok(None) };
         let known = self.known.entry(relation.oid).or_default();
         if let Some((_, mapped)) = known.iter().find(|(seen, _)| Arc::ptr_eq(seen, relation)) {
             return Ok(Some(mapped.clone()));
         }
-        let mapped = map(shape, relation)?;
+        let mapped = map(shape, relation, upto <= self.read_at)?;
         // Relations that come to the same share one mapping, so that their rows fold together.
         let same = known.iter().map(|(_, known)| known).find(|known| ***known == mapped).cloned();
         let mapped = same.unwrap_or_else(|| Arc::new(mapped));
@@ -60,7 +64,8 @@ impl Shapes {
     }
 }
 
-fn map(shape: &Shape, relation: &Relation) -> Result<Mapped, Fault> {
+/// `past`: the shape is younger than the relation, so a column that only the relation has was dropped since.
+fn map(shape: &Shape, relation: &Relation, past: bool) -> Result<Mapped, Fault> {
     let table = &shape.name;
     let place = |name: &String| relation.columns.iter().position(|column| &column.name == name);
     let key: Option<Vec<usize>> = shape.key.iter().map(place).collect();
@@ -79,7 +84,7 @@ fn map(shape: &Shape, relation: &Relation) -> Result<Mapped, Fault> {
     for (at, column) in relation.columns.iter().enumerate() {
         if shape.columns.contains(&column.name) {
             columns.push((at, column.name.clone()));
-        } else if !shape.chosen {
+        } else if !shape.chosen && !past {
             return Err(added(table, &column.name));
         }
     }

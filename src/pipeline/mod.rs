@@ -31,6 +31,7 @@ pub async fn run(
     let mut gathered = Batch::default();
     let mut windows = Windows::new(settings.run, settings.keys);
     let mut waiting: Option<Pull> = None;
+    let metrics = crate::metrics::get();
     let mut ended = false;
     loop {
         let limit = *settings.batch_bytes.borrow();
@@ -50,6 +51,7 @@ pub async fn run(
         if ended && gathered.upto == Position::default() {
             return Ok(());
         }
+        metrics.queued_bytes.set((transactions.queued() + gathered.bytes) as i64);
         tokio::select! {
             // What gathers is bounded here: at the limit, reading stops until apply pulls.
             transaction = transactions.recv(), if !full && !ended => match transaction {
@@ -71,6 +73,10 @@ pub async fn run(
 }
 
 fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ranges: &mut mpsc::Receiver<Range>) {
+    // Counted once, by its first part.
+    if transaction.end.minor > 0 && batch.upto.major != transaction.end.major {
+        crate::metrics::get().split_transactions.inc();
+    }
     assert!(batch.upto < transaction.end, "the stream went back from {} to {}", batch.upto, transaction.end);
     batch.upto = transaction.end;
     let mut changed = false;

@@ -66,6 +66,7 @@ impl<'a> Reader<'a> {
             // At most fourfold: one range of small rows says little about the next.
             let fitting = (self.target_bytes / average.max(1)) as u64;
             self.limit = fitting.clamp(1, self.most).min(self.limit * 4);
+            self.most = (self.most * 2).min(MOST_ROWS); // trouble passes
         }
         Ok(read)
     }

@@ -20,13 +20,6 @@ pub struct Batch {
     pub committed_at: Option<i64>,
 }
 
-impl Batch {
-    /// Whether the target need not hear of it.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.copied.is_empty()
-    }
-}
-
 /// Progress of a table's first copy, stored in the target together with the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyMark {

@@ -72,6 +72,11 @@ impl Rig {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Whether it has ended without being asked to.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
     /// `kill -9`.
     pub async fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -120,6 +125,14 @@ impl Rig {
     pub async fn status(&self) -> Option<serde_json::Value> {
         let answer = reqwest::get(format!("http://127.0.0.1:{}/api/status", self.http)).await.ok()?;
         serde_json::from_str(&answer.text().await.ok()?).ok()
+    }
+
+    /// One number of the service's metrics, by its name with labels; 0 while it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.http);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |number| number.parse().unwrap())
     }
 
     /// The end of the service's log.

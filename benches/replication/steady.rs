@@ -1,0 +1,94 @@
+//! Commit to visible at a steady rate: from the moment at which the source has answered the commit until a `select` on
+//! a warm connection to the target shows the row. The same for every way.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lockstep::lab::{Cluster, LabError, Result};
+
+use crate::stage::{NATIVE, PATIENCE, Stage, failed};
+use crate::way::Way;
+use crate::work::goal;
+
+/// How far both sides are: the last row committed, the last row of this turn.
+struct Shared {
+    committed: AtomicI64,
+    last: AtomicBool,
+}
+
+/// The time in milliseconds that each row took, in no particular order; the first second warms up and is left out.
+pub async fn measure(stage: &mut Stage, way: Way, rate: u64, seconds: u64) -> Result<Vec<f64>> {
+    let before = goal(stage).await?;
+    let mut running = way.start(stage, None).await?;
+    running.reach(stage, &before).await?;
+    let first = stage.probes + 1;
+    let rows = (rate * (seconds + 1)) as i64;
+    stage.probes += rows;
+    let database = if way == Way::Native { NATIVE } else { "postgres" };
+    let (source, target) = (&stage.pair.source, &stage.pair.supabase.cluster);
+    let shared = Shared { committed: AtomicI64::new(first - 1), last: AtomicBool::new(false) };
+    // Each has a thread of its own: neither waits for the other, nor for the gateway in this process.
+    let (committed, seen) = tokio::task::block_in_place(|| {
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| alone(write(source, &shared, first, rows, rate)));
+            let reader = scope.spawn(|| alone(watch(target, database, &shared, first, rows)));
+            let gone = |_| Err(LabError("a thread of the measurement broke".into()));
+            let written = writer.join().unwrap_or_else(gone);
+            shared.last.store(true, Ordering::Release);
+            (written, reader.join().unwrap_or_else(gone))
+        })
+    });
+    running.stop(stage).await?;
+    let waits = committed?.into_iter().zip(seen?).skip(rate as usize);
+    Ok(waits.map(|(committed, seen)| seen.saturating_duration_since(committed).as_secs_f64() * 1e3).collect())
+}
+
+fn alone<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| failed(&error))?.block_on(work)
+}
+
+/// Commits rows at the rate; when each was answered.
+async fn write(source: &Cluster, shared: &Shared, first: i64, rows: i64, rate: u64) -> Result<Vec<Instant>> {
+    let client = source.connect().await?;
+    let insert = client.prepare("insert into probe values ($1::bigint, repeat(md5(($1::bigint)::text), 3))").await;
+    let insert = insert.map_err(|error| failed(&error))?;
+    let mut clock = tokio::time::interval(Duration::from_secs(1) / rate.max(1) as u32);
+    let mut committed = Vec::with_capacity(rows as usize);
+    for id in first..first + rows {
+        clock.tick().await;
+        client.execute(&insert, &[&id]).await.map_err(|error| failed(&error))?;
+        committed.push(Instant::now());
+        shared.committed.store(id, Ordering::Release);
+    }
+    Ok(committed)
+}
+
+/// Looks for the rows while any is on its way; when each was seen first.
+async fn watch(target: &Cluster, database: &str, shared: &Shared, first: i64, rows: i64) -> Result<Vec<Instant>> {
+    let client = target.connect_to(database).await?;
+    let newest = client.prepare("select coalesce(max(id), 0) from probe").await.map_err(|error| failed(&error))?;
+    let mut seen: Vec<Instant> = Vec::with_capacity(rows as usize);
+    let mut heard = Instant::now();
+    while (seen.len() as i64) < rows {
+        if shared.committed.load(Ordering::Acquire) < first + seen.len() as i64 {
+            if shared.last.load(Ordering::Acquire) && shared.committed.load(Ordering::Acquire) < first + rows - 1 {
+                return Err(LabError("the source took not all rows".into()));
+            }
+            thread::sleep(Duration::from_micros(50));
+            continue;
+        }
+        let row = client.query_one(&newest, &[]).await.map_err(|error| failed(&error))?;
+        let newest: i64 = row.try_get(0).map_err(|error| failed(&error))?;
+        let now = Instant::now();
+        let fresh = (newest - first + 1 - seen.len() as i64).max(0);
+        if fresh > 0 {
+            heard = now;
+        } else if heard.elapsed() > PATIENCE {
+            return Err(LabError(format!("row {} did not arrive", first + seen.len() as i64)));
+        }
+        seen.extend(std::iter::repeat_n(now, fresh as usize));
+    }
+    Ok(seen)
+}
