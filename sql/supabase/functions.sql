@@ -1,34 +1,57 @@
 -- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
--- They never do more to a table than the calling role could do itself: every table is checked against its grants.
+-- They never do more to a table than the calling role could do itself: every table is checked against its grants. They
+-- also pin the search_path, for all that lies behind them.
+--
+-- A batch of one row costs what its fixed parts cost. So what every batch runs is in plpgsql, which keeps its plans for
+-- the session, has no settings of its own, and sets session_replication_role only where that changes anything: setting
+-- it throws away every plan of the session.
 
 -- The role on whose behalf PostgREST called, or the one that called directly.
 create or replace function lockstep.caller() returns name
-language sql stable set search_path = pg_catalog, pg_temp
-return coalesce(nullif(current_setting('role', true), 'none'), session_user)::name;
+language plpgsql stable as $$
+begin
+  return coalesce(nullif(current_setting('role', true), 'none'), session_user);
+end $$;
 
 -- Which of the rights that applying needs the caller lacks on a table.
 create or replace function lockstep.missing_rights(relation regclass) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-return array(
-  select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
-  where not has_table_privilege(lockstep.caller(), relation, need)
-);
+language plpgsql stable as $$
+declare
+  caller name := lockstep.caller();
+begin
+  return array(
+    select need from unnest(array['select', 'insert', 'update', 'delete']) need
+    where not has_table_privilege(caller, relation, need)
+  );
+end $$;
 
 -- The table, or NULL when it is not there or is not ours to write: nothing below pg_catalog or lockstep is a target.
 create or replace function lockstep.target(schema_name text, table_name text) returns regclass
-language sql stable set search_path = pg_catalog, pg_temp
-return (
-  select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = schema_name and c.relname = table_name and c.relkind in ('r', 'p')
-    and n.nspname <> 'lockstep' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-);
+language plpgsql stable as $$
+begin
+  return (
+    select c.oid::regclass from pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident(schema_name)) and c.relname = table_name
+      and c.relkind in ('r', 'p')
+      and schema_name <> 'lockstep' and schema_name <> 'information_schema' and schema_name !~ '^pg_'
+  );
+end $$;
+
+-- Whether anything but us may act on a write to the table: triggers (foreign keys are some), rules, those of partitions
+-- and of tables that inherit.
+create or replace function lockstep.acts(relation regclass) returns boolean
+language plpgsql stable as $$
+begin
+  return (select c.relhastriggers or c.relhasrules or c.relhassubclass or c.relkind = 'p'
+          from pg_class c where c.oid = relation);
+end $$;
 
 -- Whether triggers and foreign keys may be left to the source. The statement is tried, not the right looked up: on
 -- Supabase it is a hook on the statement that permits it.
 create or replace function lockstep.may_suppress() returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 begin
   set local session_replication_role = replica;
   set local session_replication_role = origin;
@@ -39,7 +62,7 @@ end $$;
 
 -- What stands in the way of one table: an object with one entry for each finding, and how far its first copy is.
 create or replace function lockstep.examine(route_name text, wanted jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relation regclass := lockstep.target(wanted->>'schema', wanted->>'name');
   columns text[] := array(select jsonb_array_elements_text(wanted->'columns'));
@@ -83,7 +106,7 @@ end $$;
 
 -- First call of every start: who is there, how far the route is, what stands in the way. Makes the route's checkpoint.
 create or replace function lockstep.hello(request jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   here lockstep.checkpoint;
 begin
@@ -108,8 +131,10 @@ end $$;
 -- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
 -- a value arrives as the source wrote it. What cannot be an element of such an array travels as text and is cast one by
 -- one.
+-- The body is named as `(select $1)`, which the planner cannot look into: it would read every literal once more, only to
+-- count its elements.
 create or replace function lockstep.statement(relation regclass, part jsonb, start int) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 declare
   op text := part->>'op';
   names text[];    -- quoted, in the order in which they travel
@@ -142,7 +167,7 @@ begin
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('convert_from(substring($1 from %s for %s), ''UTF8'')::%s',
+         string_agg(format('convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
@@ -184,7 +209,7 @@ end $$;
 -- Body: four bytes, big-endian: the length of the header; the header, JSON; then the values (see lockstep.statement).
 -- Answers: applied | duplicate | gap | missing | refused | retry. Only a body that is not a batch raises.
 create or replace function lockstep.apply(body bytea) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   header_length int := (get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3);
   header jsonb := convert_from(substring(body from 5 for header_length), 'UTF8')::jsonb;
@@ -196,6 +221,8 @@ declare
   number int := -1;              -- of the group at work, for the answer when it is refused
   start int := 5 + header_length;
   relation regclass;
+  suppress boolean := header->>'triggers' = 'suppress';
+  lacking text[];
   touched bigint;
   written bigint := 0;
   deleted_nothing bigint := 0;   -- rows that should have been there to delete
@@ -216,21 +243,23 @@ begin
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
   begin
-    if header->>'triggers' = 'suppress' then
-      set local session_replication_role = replica;
-    end if;
     for part in select jsonb_array_elements(header->'groups') loop
       number := number + 1;
+      relation := lockstep.target(part->>'schema', part->>'table');
+      if suppress and (part->>'op' = 'truncate' or lockstep.acts(relation)) then
+        set local session_replication_role = replica;
+        suppress := false; -- done, for the rest of the batch
+      end if;
       if part->>'op' = 'truncate' then
         perform lockstep.truncate(part);
         continue;
       end if;
-      relation := lockstep.target(part->>'schema', part->>'table');
+      lacking := lockstep.missing_rights(relation);
       if relation is null then
         raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
-      elsif lockstep.missing_rights(relation) <> '{}' then
+      elsif lacking <> '{}' then
         raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
-          array_to_string(lockstep.missing_rights(relation), ', '), relation);
+          array_to_string(lacking, ', '), relation);
       end if;
       execute lockstep.statement(relation, part, start) using body;
       get diagnostics touched = row_count;
@@ -251,11 +280,13 @@ begin
     end loop;
     number := -1;
     set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
-    insert into lockstep.copy as c (route, schema_name, table_name, cursor, done, rows, updated_at)
-    select route_name, x->>'schema', x->>'table', x->'cursor', (x->>'done')::boolean, (x->>'rows')::bigint, clock_timestamp()
-    from jsonb_array_elements(coalesce(header->'copies', '[]')) x
-    on conflict (route, schema_name, table_name)
-    do update set cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    if header ? 'copies' then
+      insert into lockstep.copy as c (route, schema_name, table_name, cursor, done, rows, updated_at)
+      select route_name, x->>'schema', x->>'table', x->'cursor', (x->>'done')::boolean, (x->>'rows')::bigint, clock_timestamp()
+      from jsonb_array_elements(header->'copies') x
+      on conflict (route, schema_name, table_name)
+      do update set cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    end if;
     update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
     where c.route = route_name;
   exception when others then
@@ -272,7 +303,7 @@ end $$;
 
 -- Empties tables together, as the source did. Never CASCADE: the stream names every table that the source emptied.
 create or replace function lockstep.truncate(part jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relations regclass[] := array(select lockstep.target(t->>0, t->>1) from jsonb_array_elements(part->'tables') t);
   relation regclass;
@@ -291,9 +322,9 @@ end $$;
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
 -- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.apply($1) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.hello(request) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.hello(request); end $$;
