@@ -7,6 +7,7 @@
 
 mod read;
 mod reread;
+mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,12 +37,16 @@ pub struct Copy {
 /// Ranges that were read and are not merged yet. Two: while one waits for its watermark to come by, the next is read.
 const IN_FLIGHT: usize = 2;
 
+/// Before a range is read again: what stood in the way (a commit that waits for its standby) may take a moment.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Copies the tables one after the other; returns when all rows are on their way.
 pub async fn copy(settings: &Settings, tables: Vec<Copy>, ranges: mpsc::Sender<Range>) -> Result<(), Fault> {
     if tables.is_empty() {
         return Ok(());
     }
     let client = pg::connect(&settings.url, "lockstep copy").await?;
+    wait::until_the_running_ended(&client).await?;
     let mut marks = Marks { client: &client, run: settings.run, next: 1 };
     for Copy { table, mark } in tables {
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
@@ -80,6 +85,7 @@ async fn one(
                     waiting.clear();
                     builds_on = None;
                     reader.shrink();
+                    tokio::time::sleep(PAUSE).await;
                     mark = from;
                 }
                 Err(_) => return Err(Fault::retry("the pipeline ended during the first copy")),
