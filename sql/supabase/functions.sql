@@ -104,6 +104,22 @@ begin
                from jsonb_array_elements(request->'tables') t));
 end $$;
 
+-- The operator by which a unique index compares values of a type. Named with its schema: an extension's is not in
+-- pg_catalog, and without it citext, for one, would be compared as text.
+create or replace function lockstep.equals(type_oid oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return coalesce(
+  (select format('operator(%I.%s)', n.nspname, o.oprname)
+   from pg_type t
+   join pg_opclass c on c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid) and c.opcdefault
+   join pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
+   join pg_amop a on a.amopfamily = c.opcfamily and a.amoplefttype = c.opcintype and a.amoprighttype = c.opcintype
+     and a.amopstrategy = 3
+   join pg_operator o on o.oid = a.amopopr
+   join pg_namespace n on n.oid = o.oprnamespace
+   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace),
+  '=');
+
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
 -- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
 -- a value arrives as the source wrote it. What cannot be an element of such an array travels as text and is cast one by
@@ -117,7 +133,9 @@ declare
   aliases text;    -- its columns: v1, v2, ..
   vals text[];     -- the values, cast where they travel as text
   key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
+  equal text[];    -- the operators that compare them
   generated text[]; -- identity columns that only an insert may set
+  fixed text;      -- that those outside the key are as they came
   keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
   assignments text;
   matches text;
@@ -132,7 +150,7 @@ begin
            -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
            t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
              or t.typdelim <> ',' as as_text,
-           format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
+           lockstep.equals(t.oid) as eq, format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
     join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
@@ -146,8 +164,9 @@ begin
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
+         array_agg(eq order by i),
          array_agg(name) filter (where always)
-  into names, arrays, aliases, vals, generated
+  into names, arrays, aliases, vals, equal, generated
   from placed;
 
   if coalesce(cardinality(names), 0) <> jsonb_array_length(part->'lengths') then
@@ -157,15 +176,19 @@ begin
   if op = 'upsert' then
     select string_agg(format('%s = excluded.%s', n, n), ', ') into assignments
     from unnest(names) n where n <> all (key) and n <> all (coalesce(generated, '{}'));
-    return format('insert into %s (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
-      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases,
-      array_to_string(key, ', '), coalesce('update set ' || assignments, 'nothing'));
+    -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
+    select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
+    from unnest(generated) n where n <> all (key);
+    return format('insert into %s as t (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
+      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
+      coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
   end if;
 
   -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
-  select string_agg(format('t.%s = %s', key[k], vals[case op when 'rekey' then k else array_position(names, key[k]) end]),
-                    ' and ' order by k)
-  into matches from generate_subscripts(key, 1) k;
+  select string_agg(format('t.%s %s %s', key[k], equal[i], vals[i]), ' and ' order by k)
+  into matches
+  from generate_subscripts(key, 1) k,
+       lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
     return format('delete from %s t using unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
   end if;
@@ -219,6 +242,7 @@ begin
     if header->>'triggers' = 'suppress' then
       set local session_replication_role = replica;
     end if;
+    set constraints all deferred; -- values may change places among rows, as they did at the source
     for part in select jsonb_array_elements(header->'groups') loop
       number := number + 1;
       if part->>'op' = 'truncate' then
@@ -236,7 +260,17 @@ begin
       get diagnostics touched = row_count;
       written := written + touched;
       if touched < (part->>'rows')::bigint then
-        if part->>'op' = 'delete' then
+        if part->>'op' = 'upsert' then
+          -- Fewer than came: in a table of nothing but its key that is as it should be.
+          select a.attname into column_name from pg_attribute a
+          where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
+            and not part->'key' ? a.attname::text limit 1;
+          if column_name is not null then
+            raise sqlstate '428C9' using column = column_name,
+              message = format('identity column %s of %s changed at the source, and here no update may set it',
+                column_name, relation);
+          end if;
+        elsif part->>'op' = 'delete' then
           deleted_nothing := deleted_nothing + (part->>'rows')::bigint - touched;
         elsif part->>'op' in ('patch', 'rekey') then
           -- While a table is being copied, the row of a patch is brought by a later range.

@@ -5,6 +5,7 @@
 //! rows into the stream at the second mark (`pipeline::window`). No long transaction, one slot, and the progress is
 //! stored in the target together with the rows, so a kill costs one range.
 
+mod order;
 mod read;
 mod reread;
 
@@ -36,12 +37,20 @@ pub struct Copy {
 /// Ranges that were read and are not merged yet. Two: while one waits for its watermark to come by, the next is read.
 const IN_FLIGHT: usize = 2;
 
+/// A range begins behind a key, as the key's own operator has it: where that is an extension's (citext), it must be in
+/// sight, or the key would be compared as text and rows be skipped.
+const SEARCH_PATH: &str = "select set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), \
+     (select string_agg(distinct quote_ident(n.nspname), ', ') from pg_extension e \
+      join pg_namespace n on n.oid = e.extnamespace where n.nspname <> 'pg_catalog')), false)";
+
 /// Copies the tables one after the other; returns when all rows are on their way.
 pub async fn copy(settings: &Settings, tables: Vec<Copy>, ranges: mpsc::Sender<Range>) -> Result<(), Fault> {
     if tables.is_empty() {
         return Ok(());
     }
     let client = pg::connect(&settings.url, "lockstep copy").await?;
+    client.query_one(SEARCH_PATH, &[]).await.map_err(|e| pg::client::fault(&e))?;
+    let tables = order::parents_first(&client, tables).await?;
     let mut marks = Marks { client: &client, run: settings.run, next: 1 };
     for Copy { table, mark } in tables {
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
