@@ -275,6 +275,7 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
         table: table.clone(),
         mark: CopyMark {
             table: table.name.clone(),
+            oid: table.oid,
             cursor: finding.cursor.clone().unwrap_or_default(),
             done: false,
             rows: finding.rows,

@@ -33,6 +33,7 @@ struct Header<'a> {
 struct Copied<'a> {
     schema: &'a str,
     table: &'a str,
+    oid: u32,
     cursor: &'a [String],
     done: bool,
     rows: u64,
@@ -43,6 +44,7 @@ impl Request {
         let copies = batch.copied.iter().map(|mark| Copied {
             schema: &mark.table.schema,
             table: &mark.table.name,
+            oid: mark.oid,
             cursor: &mark.cursor,
             done: mark.done,
             rows: mark.rows,
