@@ -1,34 +1,64 @@
 -- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
--- They never do more to a table than the calling role could do itself: every table is checked against its grants.
+-- They never do more to a table than the calling role could do itself: every table is checked against its grants. They
+-- also pin the search_path, for all that lies behind them.
+--
+-- A batch of one row costs what its fixed parts cost. So what every batch runs is in plpgsql, which keeps its plans for
+-- the session, has no settings of its own, and sets session_replication_role only where that changes anything: setting
+-- it throws away every plan of the session.
 
 -- The role on whose behalf PostgREST called, or the one that called directly.
 create or replace function lockstep.caller() returns name
-language sql stable set search_path = pg_catalog, pg_temp
-return coalesce(nullif(current_setting('role', true), 'none'), session_user)::name;
+language plpgsql stable as $$
+begin
+  return coalesce(nullif(current_setting('role', true), 'none'), session_user);
+end $$;
 
 -- Which of the rights that applying needs the caller lacks on a table.
 create or replace function lockstep.missing_rights(relation regclass) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-return array(
-  select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
-  where not has_table_privilege(lockstep.caller(), relation, need)
-);
+language plpgsql stable as $$
+declare
+  caller name := lockstep.caller();
+begin
+  return array(
+    select need from unnest(array['select', 'insert', 'update', 'delete']) need
+    where not has_table_privilege(caller, relation, need)
+  );
+end $$;
 
 -- The table, or NULL when it is not there or is not ours to write: nothing below pg_catalog or lockstep is a target.
 create or replace function lockstep.target(schema_name text, table_name text) returns regclass
-language sql stable set search_path = pg_catalog, pg_temp
-return (
-  select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = schema_name and c.relname = table_name and c.relkind in ('r', 'p')
-    and n.nspname <> 'lockstep' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-);
+language plpgsql stable as $$
+begin
+  return (
+    select c.oid::regclass from pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident(schema_name)) and c.relname = table_name
+      and c.relkind in ('r', 'p')
+      and schema_name <> 'lockstep' and schema_name <> 'information_schema' and schema_name !~ '^pg_'
+  );
+end $$;
+
+-- The table as a statement must name it: rows of tables that inherit from it are theirs, those of partitions are its own.
+create or replace function lockstep.alone(relation regclass) returns text
+language plpgsql stable as $$
+begin
+  return case (select c.relkind from pg_class c where c.oid = relation) when 'p' then '' else 'only ' end || relation;
+end $$;
+
+-- Whether anything but us may act on a write to the table: triggers (foreign keys are some), rules, those of partitions
+-- and of tables that inherit.
+create or replace function lockstep.acts(relation regclass) returns boolean
+language plpgsql stable as $$
+begin
+  return (select c.relhastriggers or c.relhasrules or c.relhassubclass or c.relkind = 'p'
+          from pg_class c where c.oid = relation);
+end $$;
 
 -- Whether triggers and foreign keys may be left to the source. The statement is tried, not the right looked up: on
 -- Supabase it is a hook on the statement that permits it.
 create or replace function lockstep.may_suppress() returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 begin
   set local session_replication_role = replica;
   set local session_replication_role = origin;
@@ -39,7 +69,7 @@ end $$;
 
 -- What stands in the way of one table: an object with one entry for each finding, and how far its first copy is.
 create or replace function lockstep.examine(route_name text, wanted jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relation regclass := lockstep.target(wanted->>'schema', wanted->>'name');
   columns text[] := array(select jsonb_array_elements_text(wanted->'columns'));
@@ -74,16 +104,16 @@ begin
              join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
              where k.n <= i.indnkeyatts)
           = (select array_agg(k order by k collate "C") from unnest(key) k)));
-  execute format('select not exists (select from %s)', relation) into is_empty;
+  execute format('select not exists (select from %s)', lockstep.alone(relation)) into is_empty;
   select * into progress from lockstep.copy c
   where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
   return finding || jsonb_build_object('empty', is_empty, 'copied', coalesce(progress.done, false),
-    'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0));
+    'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0), 'oid', progress.source_oid);
 end $$;
 
 -- First call of every start: who is there, how far the route is, what stands in the way. Makes the route's checkpoint.
 create or replace function lockstep.hello(request jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   here lockstep.checkpoint;
 begin
@@ -93,6 +123,13 @@ begin
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
+  if request->'tables' <> '[]' then
+    delete from lockstep.copy c
+    where c.route = request->>'route' and not exists (
+      select from jsonb_to_recordset(request->'tables') t (schema text, name text)
+      where t.schema = c.schema_name and t.name = c.table_name);
+  end if;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),
@@ -104,11 +141,30 @@ begin
                from jsonb_array_elements(request->'tables') t));
 end $$;
 
+-- The operator by which a unique index compares values of a type. Named with its schema: an extension's is not in
+-- pg_catalog, and without it citext, for one, would be compared as text.
+create or replace function lockstep.equals(type_oid oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return coalesce(
+  (select format('operator(%I.%s)', n.nspname, o.oprname)
+   from pg_type t
+   join pg_opclass c on c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid) and c.opcdefault
+   join pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
+   join pg_amop a on a.amopfamily = c.opcfamily and a.amoplefttype = c.opcintype and a.amoprighttype = c.opcintype
+     and a.amopstrategy = 3
+   join pg_operator o on o.oid = a.amopopr
+   join pg_namespace n on n.oid = o.oprnamespace
+   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace),
+  '=');
+
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
--- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
--- a value arrives as the source wrote it. Columns that are arrays themselves travel as text and are cast one by one.
-create or replace function lockstep.statement(relation regclass, part jsonb, start int) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+-- other in $1; element n of each makes row n. Each literal is read by the column's own type, so
+-- a value arrives as the source wrote it. What cannot be an element of such an array travels as text and is cast one by
+-- one.
+-- The body is named as `(select $1)`, which the planner cannot look into: it would read every literal once more, only to
+-- count its elements.
+create or replace function lockstep.statement(relation regclass, part jsonb) returns text
+language plpgsql stable as $$
 declare
   op text := part->>'op';
   names text[];    -- quoted, in the order in which they travel
@@ -116,7 +172,9 @@ declare
   aliases text;    -- its columns: v1, v2, ..
   vals text[];     -- the values, cast where they travel as text
   key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
+  equal text[];    -- the operators that compare them
   generated text[]; -- identity columns that only an insert may set
+  fixed text;      -- that those outside the key are as they came
   keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
   assignments text;
   matches text;
@@ -128,23 +186,26 @@ begin
     select c, keys + n from jsonb_array_elements_text(part->'columns') with ordinality x(c, n)
   ), typed as (
     select w.i, quote_ident(w.name) as name, a.attidentity = 'a' as always,
-           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') as as_text,
-           format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
+           -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
+           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+             or t.typdelim <> ',' as as_text,
+           lockstep.equals(t.oid) as eq, format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
     join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
   ), placed as (
-    select *, start + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
+    select *, 1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('convert_from(substring($1 from %s for %s), ''UTF8'')::%s',
+         string_agg(format('convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
+         array_agg(eq order by i),
          array_agg(name) filter (where always)
-  into names, arrays, aliases, vals, generated
+  into names, arrays, aliases, vals, equal, generated
   from placed;
 
   if coalesce(cardinality(names), 0) <> jsonb_array_length(part->'lengths') then
@@ -154,26 +215,30 @@ begin
   if op = 'upsert' then
     select string_agg(format('%s = excluded.%s', n, n), ', ') into assignments
     from unnest(names) n where n <> all (key) and n <> all (coalesce(generated, '{}'));
-    return format('insert into %s (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
-      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases,
-      array_to_string(key, ', '), coalesce('update set ' || assignments, 'nothing'));
+    -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
+    select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
+    from unnest(generated) n where n <> all (key);
+    return format('insert into %s as t (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
+      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
+      coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
   end if;
 
   -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
-  select string_agg(format('t.%s = %s', key[k], vals[case op when 'rekey' then k else array_position(names, key[k]) end]),
-                    ' and ' order by k)
-  into matches from generate_subscripts(key, 1) k;
+  select string_agg(format('t.%s %s %s', key[k], equal[i], vals[i]), ' and ' order by k)
+  into matches
+  from generate_subscripts(key, 1) k,
+       lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
-    return format('delete from %s t using unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
+    return format('delete from %s t using unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
   where i > keys and (op = 'rekey' or names[i] <> all (key)) and names[i] <> all (coalesce(generated, '{}'));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
+    return format('select from %s t, unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
-  return format('update %s t set %s from unnest(%s) u (%s) where %s', relation, assignments, arrays, aliases, matches);
+  return format('update %s t set %s from unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
 end $$;
 
 -- Applies one batch and moves the route's checkpoint, both or neither.
@@ -181,7 +246,7 @@ end $$;
 -- Body: four bytes, big-endian: the length of the header; the header, JSON; then the values (see lockstep.statement).
 -- Answers: applied | duplicate | gap | missing | refused | retry. Only a body that is not a batch raises.
 create or replace function lockstep.apply(body bytea) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   header_length int := (get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3);
   header jsonb := convert_from(substring(body from 5 for header_length), 'UTF8')::jsonb;
@@ -192,7 +257,10 @@ declare
   part jsonb;
   number int := -1;              -- of the group at work, for the answer when it is refused
   start int := 5 + header_length;
+  total int;
   relation regclass;
+  suppress boolean := header->>'triggers' = 'suppress';
+  lacking text[];
   touched bigint;
   written bigint := 0;
   deleted_nothing bigint := 0;   -- rows that should have been there to delete
@@ -212,28 +280,47 @@ begin
   -- Marks this transaction as ours, in the WAL and for triggers, so that the way back can tell an echo.
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
+  -- The answer is a promise: the source forgets what was confirmed.
+  if current_setting('synchronous_commit') = 'off' then
+    set local synchronous_commit = on;
+  end if;
   begin
-    if header->>'triggers' = 'suppress' then
-      set local session_replication_role = replica;
-    end if;
+    set constraints all deferred; -- values may change places among rows, as they did at the source
     for part in select jsonb_array_elements(header->'groups') loop
       number := number + 1;
+      relation := lockstep.target(part->>'schema', part->>'table');
+      if suppress and (part->>'op' = 'truncate' or lockstep.acts(relation)) then
+        set local session_replication_role = replica;
+        suppress := false; -- done, for the rest of the batch
+      end if;
       if part->>'op' = 'truncate' then
         perform lockstep.truncate(part);
         continue;
       end if;
-      relation := lockstep.target(part->>'schema', part->>'table');
+      lacking := lockstep.missing_rights(relation);
       if relation is null then
         raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
-      elsif lockstep.missing_rights(relation) <> '{}' then
+      elsif lacking <> '{}' then
         raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
-          array_to_string(lockstep.missing_rights(relation), ', '), relation);
+          array_to_string(lacking, ', '), relation);
       end if;
-      execute lockstep.statement(relation, part, start) using body;
+      -- Its own values only: handed the whole body, every group would read past those of all the others.
+      total := (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
+      execute lockstep.statement(relation, part) using substring(body from start for total);
       get diagnostics touched = row_count;
       written := written + touched;
       if touched < (part->>'rows')::bigint then
-        if part->>'op' = 'delete' then
+        if part->>'op' = 'upsert' then
+          -- Fewer than came: in a table of nothing but its key that is as it should be.
+          select a.attname into column_name from pg_attribute a
+          where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
+            and not part->'key' ? a.attname::text limit 1;
+          if column_name is not null then
+            raise sqlstate '428C9' using column = column_name,
+              message = format('identity column %s of %s changed at the source, and here no update may set it',
+                column_name, relation);
+          end if;
+        elsif part->>'op' = 'delete' then
           deleted_nothing := deleted_nothing + (part->>'rows')::bigint - touched;
         elsif part->>'op' in ('patch', 'rekey') then
           -- While a table is being copied, the row of a patch is brought by a later range.
@@ -244,21 +331,25 @@ begin
           end if;
         end if;
       end if;
-      start := start + (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
+      start := start + total;
     end loop;
     number := -1;
     set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
-    insert into lockstep.copy as c (route, schema_name, table_name, cursor, done, rows, updated_at)
-    select route_name, x->>'schema', x->>'table', x->'cursor', (x->>'done')::boolean, (x->>'rows')::bigint, clock_timestamp()
-    from jsonb_array_elements(coalesce(header->'copies', '[]')) x
-    on conflict (route, schema_name, table_name)
-    do update set cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    if header ? 'copies' then
+      insert into lockstep.copy as c (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at)
+      select route_name, x->>'schema', x->>'table', (x->>'oid')::bigint, x->'cursor', (x->>'done')::boolean,
+        (x->>'rows')::bigint, clock_timestamp()
+      from jsonb_array_elements(header->'copies') x
+      on conflict (route, schema_name, table_name)
+      do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    end if;
     update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
     where c.route = route_name;
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
       constraint_name = constraint_name, column_name = column_name;
-    return jsonb_build_object('group', number, 'sqlstate', state, 'message', message, 'detail', detail,
+    return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
+      'detail', left(detail, 1000),
       'constraint', constraint_name, 'column', column_name,
       -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
       'status', case when state = 'LS001' then 'missing'
@@ -269,7 +360,7 @@ end $$;
 
 -- Empties tables together, as the source did. Never CASCADE: the stream names every table that the source emptied.
 create or replace function lockstep.truncate(part jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relations regclass[] := array(select lockstep.target(t->>0, t->>1) from jsonb_array_elements(part->'tables') t);
   relation regclass;
@@ -281,16 +372,16 @@ begin
       raise insufficient_privilege using message = format('%s may not truncate %s', lockstep.caller(), relation);
     end if;
   end loop;
-  execute format('truncate %s %s restrict', array_to_string(relations, ', '),
+  execute format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
     case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end);
 end $$;
 
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
 -- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.apply($1) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.hello(request) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.hello(request); end $$;

@@ -5,8 +5,10 @@
 //! rows into the stream at the second mark (`pipeline::window`). No long transaction, one slot, and the progress is
 //! stored in the target together with the rows, so a kill costs one range.
 
+mod order;
 mod read;
 mod reread;
+mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,12 +38,24 @@ pub struct Copy {
 /// Ranges that were read and are not merged yet. Two: while one waits for its watermark to come by, the next is read.
 const IN_FLIGHT: usize = 2;
 
+/// Before a range is read again: what stood in the way (a commit that waits for its standby) may take a moment.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A range begins behind a key, as the key's own operator has it: where that is an extension's (citext), it must be in
+/// sight, or the key would be compared as text and rows be skipped.
+const SEARCH_PATH: &str = "select set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), \
+     (select string_agg(distinct quote_ident(n.nspname), ', ') from pg_extension e \
+      join pg_namespace n on n.oid = e.extnamespace where n.nspname <> 'pg_catalog')), false)";
+
 /// Copies the tables one after the other; returns when all rows are on their way.
 pub async fn copy(settings: &Settings, tables: Vec<Copy>, ranges: mpsc::Sender<Range>) -> Result<(), Fault> {
     if tables.is_empty() {
         return Ok(());
     }
     let client = pg::connect(&settings.url, "lockstep copy").await?;
+    wait::until_the_running_ended(&client).await?;
+    client.query_one(SEARCH_PATH, &[]).await.map_err(|e| pg::client::fault(&e))?;
+    let tables = order::parents_first(&client, tables).await?;
     let mut marks = Marks { client: &client, run: settings.run, next: 1 };
     for Copy { table, mark } in tables {
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
@@ -80,6 +94,7 @@ async fn one(
                     waiting.clear();
                     builds_on = None;
                     reader.shrink();
+                    tokio::time::sleep(PAUSE).await;
                     mark = from;
                 }
                 Err(_) => return Err(Fault::retry("the pipeline ended during the first copy")),

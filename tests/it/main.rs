@@ -10,4 +10,5 @@ mod exactly_once;
 mod first_steps;
 mod life;
 mod rig;
+mod shapes;
 mod values;

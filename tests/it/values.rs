@@ -8,7 +8,7 @@ use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
 use super::rig::{Rig, public};
 
 const TYPES: &str = r#"
-    create extension hstore; create extension citext; create extension ltree;
+    create extension hstore; create schema ext; create extension citext schema ext; create extension ltree schema ext;
     create type mood as enum ('sad', 'it''s "ok"', 'glad, really', '{curly}');
     create domain positive as int check (value > 0);
     create domain tags as text[];
@@ -87,8 +87,8 @@ const VALUES: &[(&str, &[&str])] = &[
     ("tags", &["{}", "{a,NULL,\"NULL\"}"]),
     ("pair", &["(1.50,\"a \"\"b\"\", c\")", "(,)", "(NaN,)"]),
     ("hstore", &["", "\"a b\"=>\"c\\\"d\", n=>NULL"]),
-    ("citext", &["MiXed", ""]),
-    ("ltree", &["Top.Science.Astronomy"]),
+    ("ext.citext", &["MiXed", ""]),
+    ("ext.ltree", &["Top.Science.Astronomy"]),
     ("int2vector", &["1 2 3"]),
     ("oidvector", &["1 2"]),
     ("regclass", &["pg_class"]),
@@ -171,7 +171,7 @@ fn update_wide(ids: std::ops::Range<usize>, big: &str) -> String {
 /// A key's type, its value number i, and the same value in another spelling or the next one.
 const KEYS: &[(&str, &str, &str)] = &[
     ("text", "'k ' || i || repeat(' ', i % 3)", "k || ' '"),
-    ("citext", "'Key ' || i", "upper(k::text)::citext"),
+    ("ext.citext", "'Key ' || i", "upper(k::text)::ext.citext"),
     ("numeric", "(i / 8.0)::numeric(10, 3)", "k::numeric(12, 5)"),
     ("uuid", "md5(i::text)::uuid", "md5(k::text)::uuid"),
     (
@@ -190,7 +190,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("int4range", "int4range(i, i + 5)", "int4range(lower(k), lower(k) + 9)"),
     ("varbit", "i::bit(12)::varbit", "k || B'1'"),
     ("date", "date '2024-01-01' + i", "'infinity'::date - 0"),
-    ("ltree", "('a.k' || i)::ltree", "k || 'z'::ltree"),
+    ("ext.ltree", "('a.k' || i)::ext.ltree", "k operator(ext.||) 'z'::ext.ltree"),
 ];
 
 fn key_tables() -> String {
