@@ -194,7 +194,9 @@ begin
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
-  where i > keys and (op = 'rekey' or names[i] <> all (key)) and names[i] <> all (coalesce(generated, '{}'));
+  where i > keys and (op = 'rekey' or names[i] <> all (key))
+    -- An identity in the key is set, and refused, rather than left as it was.
+    and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
     return format('select from %s t, unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
@@ -222,7 +224,7 @@ declare
   touched bigint;
   written bigint := 0;
   deleted_nothing bigint := 0;   -- rows that should have been there to delete
-  state text; message text; detail text; constraint_name text; column_name text;
+  state text; message text; detail text; constraint_name text; column_name text; schema_of text; table_of text;
 begin
   select * into here from lockstep.checkpoint c where c.route = route_name for update;
   if here is null then
@@ -294,9 +296,10 @@ begin
     where c.route = route_name;
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
-      constraint_name = constraint_name, column_name = column_name;
+      constraint_name = constraint_name, column_name = column_name,
+      schema_of = schema_name, table_of = table_name;
     return jsonb_build_object('group', number, 'sqlstate', state, 'message', message, 'detail', detail,
-      'constraint', constraint_name, 'column', column_name,
+      'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
       -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
       'status', case when state = 'LS001' then 'missing'
                      when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);

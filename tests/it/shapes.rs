@@ -72,7 +72,7 @@ const STEPS: &[&str] = &[
         delete from swapped where id = 61; insert into swapped values (60, 'u60', 61); commit",
     "truncate ident_key, only_key restart identity; insert into ident_key (v) values ('first again')",
     "begin; insert into computed (id, a) values (999, 1); truncate computed; insert into computed (id, a) values (1, 2); commit",
-    "truncate parts_eu", // a partition alone
+    "truncate parts", // a partition alone, truncated, is not published by its root
 ];
 
 async fn start(owner: Owner, sql: &str) -> Rig {
