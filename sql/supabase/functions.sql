@@ -118,7 +118,7 @@ return coalesce(
    join pg_operator o on o.oid = a.amopopr
    join pg_namespace n on n.oid = o.oprnamespace
    where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace),
-  '=');
+  'operator(pg_catalog.=)');
 
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
 -- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
@@ -244,6 +244,9 @@ begin
     if header->>'triggers' = 'suppress' then
       set local session_replication_role = replica;
     end if;
+    -- The target's own triggers and checks run in here, and few of them fix a search_path. What we call ourselves is in
+    -- pg_catalog, which stays before these.
+    set local search_path = public, extensions, pg_temp;
     set constraints all deferred; -- values may change places among rows, as they did at the source
     for part in select jsonb_array_elements(header->'groups') loop
       number := number + 1;
