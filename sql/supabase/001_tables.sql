@@ -13,6 +13,7 @@ create table lockstep.copy (
   route text not null,
   schema_name text not null,
   table_name text not null,
+  source_oid bigint,                     -- the table at the source: another one of the same name is not copied
   cursor jsonb,                          -- the last key of the last range that arrived
   done boolean not null default false,
   rows bigint not null default 0,

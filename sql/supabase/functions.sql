@@ -1,34 +1,64 @@
 -- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
--- They never do more to a table than the calling role could do itself: every table is checked against its grants.
+-- They never do more to a table than the calling role could do itself: every table is checked against its grants. They
+-- also pin the search_path, for all that lies behind them.
+--
+-- A batch of one row costs what its fixed parts cost. So what every batch runs is in plpgsql, which keeps its plans for
+-- the session, has no settings of its own, and sets session_replication_role only where that changes anything: setting
+-- it throws away every plan of the session.
 
 -- The role on whose behalf PostgREST called, or the one that called directly.
 create or replace function lockstep.caller() returns name
-language sql stable set search_path = pg_catalog, pg_temp
-return coalesce(nullif(current_setting('role', true), 'none'), session_user)::name;
+language plpgsql stable as $$
+begin
+  return coalesce(nullif(current_setting('role', true), 'none'), session_user);
+end $$;
 
 -- Which of the rights that applying needs the caller lacks on a table.
 create or replace function lockstep.missing_rights(relation regclass) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-return array(
-  select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
-  where not has_table_privilege(lockstep.caller(), relation, need)
-);
+language plpgsql stable as $$
+declare
+  caller name := lockstep.caller();
+begin
+  return array(
+    select need from unnest(array['select', 'insert', 'update', 'delete']) need
+    where not has_table_privilege(caller, relation, need)
+  );
+end $$;
 
 -- The table, or NULL when it is not there or is not ours to write: nothing below pg_catalog or lockstep is a target.
 create or replace function lockstep.target(schema_name text, table_name text) returns regclass
-language sql stable set search_path = pg_catalog, pg_temp
-return (
-  select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = schema_name and c.relname = table_name and c.relkind in ('r', 'p')
-    and n.nspname <> 'lockstep' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-);
+language plpgsql stable as $$
+begin
+  return (
+    select c.oid::regclass from pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident(schema_name)) and c.relname = table_name
+      and c.relkind in ('r', 'p')
+      and schema_name <> 'lockstep' and schema_name <> 'information_schema' and schema_name !~ '^pg_'
+  );
+end $$;
+
+-- The table as a statement must name it: rows of tables that inherit from it are theirs, those of partitions are its own.
+create or replace function lockstep.alone(relation regclass) returns text
+language plpgsql stable as $$
+begin
+  return case (select c.relkind from pg_class c where c.oid = relation) when 'p' then '' else 'only ' end || relation;
+end $$;
+
+-- Whether anything but us may act on a write to the table: triggers (foreign keys are some), rules, those of partitions
+-- and of tables that inherit.
+create or replace function lockstep.acts(relation regclass) returns boolean
+language plpgsql stable as $$
+begin
+  return (select c.relhastriggers or c.relhasrules or c.relhassubclass or c.relkind = 'p'
+          from pg_class c where c.oid = relation);
+end $$;
 
 -- Whether triggers and foreign keys may be left to the source. The statement is tried, not the right looked up: on
 -- Supabase it is a hook on the statement that permits it.
 create or replace function lockstep.may_suppress() returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 begin
   set local session_replication_role = replica;
   set local session_replication_role = origin;
@@ -39,7 +69,7 @@ end $$;
 
 -- What stands in the way of one table: an object with one entry for each finding, and how far its first copy is.
 create or replace function lockstep.examine(route_name text, wanted jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relation regclass := lockstep.target(wanted->>'schema', wanted->>'name');
   columns text[] := array(select jsonb_array_elements_text(wanted->'columns'));
@@ -74,16 +104,16 @@ begin
              join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
              where k.n <= i.indnkeyatts)
           = (select array_agg(k order by k collate "C") from unnest(key) k)));
-  execute format('select not exists (select from %s)', relation) into is_empty;
+  execute format('select not exists (select from %s)', lockstep.alone(relation)) into is_empty;
   select * into progress from lockstep.copy c
   where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
   return finding || jsonb_build_object('empty', is_empty, 'copied', coalesce(progress.done, false),
-    'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0));
+    'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0), 'oid', progress.source_oid);
 end $$;
 
 -- First call of every start: who is there, how far the route is, what stands in the way. Makes the route's checkpoint.
 create or replace function lockstep.hello(request jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   here lockstep.checkpoint;
 begin
@@ -93,6 +123,13 @@ begin
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
+  if request->'tables' <> '[]' then
+    delete from lockstep.copy c
+    where c.route = request->>'route' and not exists (
+      select from jsonb_to_recordset(request->'tables') t (schema text, name text)
+      where t.schema = c.schema_name and t.name = c.table_name);
+  end if;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),
@@ -107,7 +144,7 @@ end $$;
 -- The operator by which a unique index compares values of a type. Named with its schema: an extension's is not in
 -- pg_catalog, and without it citext, for one, would be compared as text.
 create or replace function lockstep.equals(type_oid oid) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+language sql stable
 return coalesce(
   (select format('operator(%I.%s)', n.nspname, o.oprname)
    from pg_type t
@@ -121,11 +158,13 @@ return coalesce(
   'operator(pg_catalog.=)');
 
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
--- other in the body ($1) from `start`; element n of each makes row n. Each literal is read by the column's own type, so
+-- other in $1; element n of each makes row n. Each literal is read by the column's own type, so
 -- a value arrives as the source wrote it. What cannot be an element of such an array travels as text and is cast one by
 -- one.
-create or replace function lockstep.statement(relation regclass, part jsonb, start int) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+-- The body is named as `(select $1)`, which the planner cannot look into: it would read every literal once more, only to
+-- count its elements.
+create or replace function lockstep.statement(relation regclass, part jsonb) returns text
+language plpgsql stable as $$
 declare
   op text := part->>'op';
   names text[];    -- quoted, in the order in which they travel
@@ -150,17 +189,18 @@ begin
            -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
            t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
              or t.typdelim <> ',' as as_text,
-           lockstep.equals(t.oid) as eq, format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
+           case when t.typnamespace = 'pg_catalog'::regnamespace then 'operator(pg_catalog.=)'
+                else lockstep.equals(t.oid) end as eq, format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
     join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
   ), placed as (
-    select *, start + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
+    select *, 1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('convert_from(substring($1 from %s for %s), ''UTF8'')::%s',
+         string_agg(format('convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
@@ -190,7 +230,7 @@ begin
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
-    return format('delete from %s t using unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
+    return format('delete from %s t using unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
@@ -199,9 +239,9 @@ begin
     and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, unnest(%s) u (%s) where %s', relation, arrays, aliases, matches);
+    return format('select from %s t, unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
-  return format('update %s t set %s from unnest(%s) u (%s) where %s', relation, assignments, arrays, aliases, matches);
+  return format('update %s t set %s from unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
 end $$;
 
 -- Applies one batch and moves the route's checkpoint, both or neither.
@@ -209,7 +249,7 @@ end $$;
 -- Body: four bytes, big-endian: the length of the header; the header, JSON; then the values (see lockstep.statement).
 -- Answers: applied | duplicate | gap | missing | refused | retry. Only a body that is not a batch raises.
 create or replace function lockstep.apply(body bytea) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   header_length int := (get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3);
   header jsonb := convert_from(substring(body from 5 for header_length), 'UTF8')::jsonb;
@@ -220,7 +260,10 @@ declare
   part jsonb;
   number int := -1;              -- of the group at work, for the answer when it is refused
   start int := 5 + header_length;
+  total int;
   relation regclass;
+  suppress boolean := header->>'triggers' = 'suppress';
+  lacking text[];
   touched bigint;
   written bigint := 0;
   deleted_nothing bigint := 0;   -- rows that should have been there to delete
@@ -240,28 +283,33 @@ begin
   -- Marks this transaction as ours, in the WAL and for triggers, so that the way back can tell an echo.
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
+  -- The answer is a promise: the source forgets what was confirmed.
+  if current_setting('synchronous_commit') = 'off' then
+    set local synchronous_commit = on;
+  end if;
   begin
-    if header->>'triggers' = 'suppress' then
-      set local session_replication_role = replica;
-    end if;
-    -- The target's own triggers and checks run in here, and few of them fix a search_path. What we call ourselves is in
-    -- pg_catalog, which stays before these.
-    set local search_path = public, extensions, pg_temp;
     set constraints all deferred; -- values may change places among rows, as they did at the source
     for part in select jsonb_array_elements(header->'groups') loop
       number := number + 1;
+      relation := lockstep.target(part->>'schema', part->>'table');
+      if suppress and (part->>'op' = 'truncate' or lockstep.acts(relation)) then
+        set local session_replication_role = replica;
+        suppress := false; -- done, for the rest of the batch
+      end if;
       if part->>'op' = 'truncate' then
         perform lockstep.truncate(part);
         continue;
       end if;
-      relation := lockstep.target(part->>'schema', part->>'table');
+      lacking := lockstep.missing_rights(relation);
       if relation is null then
         raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
-      elsif lockstep.missing_rights(relation) <> '{}' then
+      elsif lacking <> '{}' then
         raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
-          array_to_string(lockstep.missing_rights(relation), ', '), relation);
+          array_to_string(lacking, ', '), relation);
       end if;
-      execute lockstep.statement(relation, part, start) using body;
+      -- Its own values only: handed the whole body, every group would read past those of all the others.
+      total := (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
+      execute lockstep.statement(relation, part) using substring(body from start for total);
       get diagnostics touched = row_count;
       written := written + touched;
       if touched < (part->>'rows')::bigint then
@@ -286,22 +334,25 @@ begin
           end if;
         end if;
       end if;
-      start := start + (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
+      start := start + total;
     end loop;
     number := -1;
     set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
-    insert into lockstep.copy as c (route, schema_name, table_name, cursor, done, rows, updated_at)
-    select route_name, x->>'schema', x->>'table', x->'cursor', (x->>'done')::boolean, (x->>'rows')::bigint, clock_timestamp()
-    from jsonb_array_elements(coalesce(header->'copies', '[]')) x
-    on conflict (route, schema_name, table_name)
-    do update set cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    if header ? 'copies' then
+      insert into lockstep.copy as c (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at)
+      select route_name, x->>'schema', x->>'table', (x->>'oid')::bigint, x->'cursor', (x->>'done')::boolean,
+        (x->>'rows')::bigint, clock_timestamp()
+      from jsonb_array_elements(header->'copies') x
+      on conflict (route, schema_name, table_name)
+      do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    end if;
     update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
     where c.route = route_name;
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
-      constraint_name = constraint_name, column_name = column_name,
-      schema_of = schema_name, table_of = table_name;
-    return jsonb_build_object('group', number, 'sqlstate', state, 'message', message, 'detail', detail,
+      constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
+    return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
+      'detail', left(detail, 1000),
       'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
       -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
       'status', case when state = 'LS001' then 'missing'
@@ -312,7 +363,7 @@ end $$;
 
 -- Empties tables together, as the source did. Never CASCADE: the stream names every table that the source emptied.
 create or replace function lockstep.truncate(part jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 declare
   relations regclass[] := array(select lockstep.target(t->>0, t->>1) from jsonb_array_elements(part->'tables') t);
   relation regclass;
@@ -324,16 +375,18 @@ begin
       raise insufficient_privilege using message = format('%s may not truncate %s', lockstep.caller(), relation);
     end if;
   end loop;
-  execute format('truncate %s %s restrict', array_to_string(relations, ', '),
+  execute format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
     case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end);
 end $$;
 
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
--- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
+-- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread. While rows are
+-- written the target's own triggers and checks run, and few of them fix a search_path: they find `public` and
+-- `extensions`, behind everything that we call ourselves.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.apply($1) $$;
+language plpgsql security definer set search_path = pg_catalog, public, extensions, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb
-language sql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ select lockstep.hello(request) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+as $$ begin return lockstep.hello(request); end $$;

@@ -113,6 +113,10 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
+/// Largest part of a transaction that is held at once. Several requests' worth: a transaction is split only when it
+/// would take seconds to write.
+const PART_BYTES: usize = 4 << 20;
+
 const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
                        else pg_current_wal_insert_lsn() end::text";
 
@@ -170,6 +174,8 @@ async fn stream(
     let reading = capture::Settings {
         slot: settings.source.slot.clone(),
         publication: settings.source.publication.clone(),
+        // A part is the smallest thing that a request can carry.
+        part_bytes: settings.apply.max_batch_bytes.min(PART_BYTES),
         ..capture::Settings::new(url.clone())
     };
     let confirmable = settled_seen.clone();
@@ -269,6 +275,7 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
         table: table.clone(),
         mark: CopyMark {
             table: table.name.clone(),
+            oid: table.oid,
             cursor: finding.cursor.clone().unwrap_or_default(),
             done: false,
             rows: finding.rows,

@@ -80,8 +80,10 @@ impl Apply {
                     None => return Ok(()),
                 },
             };
-            if current.plan.groups.is_empty() && current.batch.copied.is_empty() {
-                // Nothing for the target; the next batch builds on the same checkpoint.
+            let nothing = current.plan.groups.is_empty() && current.batch.copied.is_empty();
+            if nothing && self.base.minor == 0 {
+                // Nothing for the target; the next batch builds on the same checkpoint. Only the end of a transaction
+                // that is applied in part must be noted there, or it would be half applied for ever.
                 self.settle(&current.batch);
                 continue;
             }

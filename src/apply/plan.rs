@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::encode::{Group, Op, Rows};
 use super::fold::Fold;
 use super::shape::{Mapped, Shapes};
-use crate::types::{Batch, Change, Fault, TableName, Tuple};
+use crate::types::{Batch, Cell, Change, Fault, TableName, Tuple, TupleBuilder};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -96,13 +96,32 @@ fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
     match change {
         Change::Insert { new, .. } => ("insert", Write::Upsert(new.clone())),
         Change::Delete { old, .. } => ("delete", Write::Delete(old.clone())),
-        Change::Update { old: Some(old), new, .. } if key(old, mapped) != key(new, mapped) => {
-            ("update", Write::Rekey { old: old.clone(), new: new.clone() })
+        Change::Update { old: Some(old), new, .. } => {
+            let new = with_key(old, new, mapped);
+            let write = match (key(old, mapped) == key(&new, mapped), new.is_partial()) {
+                (false, _) => Write::Rekey { old: old.clone(), new },
+                (true, true) => Write::Patch(new),
+                (true, false) => Write::Upsert(new),
+            };
+            ("update", write)
         }
         Change::Update { new, .. } if new.is_partial() => ("update", Write::Patch(new.clone())),
         Change::Update { new, .. } => ("update", Write::Upsert(new.clone())),
         Change::Truncate { .. } | Change::Message { .. } => unreachable!("these change no single row"),
     }
+}
+
+/// A key so long that it is TOASTed comes as unchanged; the old row, which is there then, holds it.
+fn with_key(old: &Tuple, new: &Tuple, mapped: &Mapped) -> Tuple {
+    let missing = |at: usize, cell: Cell<'_>| cell == Cell::Unchanged && mapped.key.contains(&at);
+    if !new.cells().enumerate().any(|(at, cell)| missing(at, cell)) {
+        return new.clone();
+    }
+    let mut whole = TupleBuilder::new();
+    for (at, (before, cell)) in old.cells().zip(new.cells()).enumerate() {
+        whole.push(if missing(at, cell) { before } else { cell });
+    }
+    whole.finish()
 }
 
 pub fn key(row: &Tuple, mapped: &Mapped) -> Vec<u8> {

@@ -33,6 +33,7 @@ struct Header<'a> {
 struct Copied<'a> {
     schema: &'a str,
     table: &'a str,
+    oid: u32,
     cursor: &'a [String],
     done: bool,
     rows: u64,
@@ -43,6 +44,7 @@ impl Request {
         let copies = batch.copied.iter().map(|mark| Copied {
             schema: &mark.table.schema,
             table: &mark.table.name,
+            oid: mark.oid,
             cursor: &mark.cursor,
             done: mark.done,
             rows: mark.rows,
@@ -70,6 +72,9 @@ fn waits() -> impl Iterator<Item = Duration> {
     let backoff = ExponentialBuilder::default().with_jitter().without_max_times();
     backoff.with_min_delay(Duration::from_millis(50)).with_max_delay(Duration::from_secs(30)).build()
 }
+
+/// A server may ask for patience, but not for a day of it.
+const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
 pub async fn until_answered(
     client: Client,
@@ -99,7 +104,7 @@ pub async fn until_answered(
                 _ => return Err(fault(&failure, body.len())),
             },
         };
-        let wait = waits.next().unwrap_or_default().max(retry_after.unwrap_or_default());
+        let wait = waits.next().unwrap_or_default().max(retry_after.unwrap_or_default().min(LONGEST_ASKED));
         // The key is in the headers, never in the cause; the batch is the same one, so nothing can be applied twice.
         warn!(%cause, retry_in = ?wait, "Supabase did not take the batch; the same one is sent again");
         metrics.retries.with_label_values(&["transient"]).inc();

@@ -49,12 +49,20 @@ impl Shapes {
 
     /// The mapping of a relation that came up to `upto`; `None` when its table is not replicated.
     pub fn of(&mut self, relation: &Arc<Relation>, upto: Position) -> Result<Option<Arc<Mapped>>, Fault> {
-        let Some(shape) = self.shapes.get(&relation.oid) else { return Ok(None) };
+        let past = upto <= self.read_at;
+        let renamed = |shape: &Shape| !past && shape.name != relation.name;
+        let Some(shape) = self.shapes.get(&relation.oid) else {
+            // Another table under a name that we know: the one that we know was dropped, or has another name now.
+            return if past || self.shapes.values().all(renamed) { Ok(None) } else { Err(altered(&relation.name)) };
+        };
+        if renamed(shape) {
+            return Err(altered(&shape.name));
+        }
         let known = self.known.entry(relation.oid).or_default();
         if let Some((_, mapped)) = known.iter().find(|(seen, _)| Arc::ptr_eq(seen, relation)) {
             return Ok(Some(mapped.clone()));
         }
-        let mapped = map(shape, relation, upto <= self.read_at)?;
+        let mapped = map(shape, relation, past)?;
         // Relations that come to the same share one mapping, so that their rows fold together.
         let same = known.iter().map(|(_, known)| known).find(|known| ***known == mapped).cloned();
         let mapped = same.unwrap_or_else(|| Arc::new(mapped));
@@ -80,18 +88,35 @@ fn map(shape: &Shape, relation: &Relation, past: bool) -> Result<Mapped, Fault> 
         let name = crate::pg::quote::table(table);
         return Err(Fault::stop(cause, format!("on the source: alter table {name} replica identity default")));
     }
+    let lacks = shape.columns.iter().any(|name| place(name).is_none());
     let mut columns = Vec::with_capacity(relation.columns.len());
     for (at, column) in relation.columns.iter().enumerate() {
         if shape.columns.contains(&column.name) {
             columns.push((at, column.name.clone()));
         } else if !shape.chosen && !past {
-            return Err(added(table, &column.name));
+            return Err(altered(table));
+        } else if !shape.chosen && lacks {
+            return Err(renamed_column(shape, &column.name));
         }
     }
     Ok(Mapped { table: table.clone(), key_names: shape.key.clone(), key, columns })
 }
 
-/// A column that was added at the source after the start. The supervisor looks at both sides again before it goes on.
-fn added(table: &TableName, column: &str) -> Fault {
-    Fault::retry(format!("{table}: column {column} is new at the source; both sides are looked at again"))
+/// Altered at the source after the start. The supervisor looks at both sides again before it goes on.
+fn altered(table: &TableName) -> Fault {
+    Fault::retry(format!("{table} was altered at the source; both sides are looked at again"))
+}
+
+/// Changes from before an ALTER hold a column that is gone and lack one that is there: renamed, or dropped and another
+/// one added? Only somebody who knows can say whether its values may be left out.
+fn renamed_column(shape: &Shape, column: &str) -> Fault {
+    let table = &shape.name;
+    Fault::stop(
+        format!("{table}: changes on their way hold column {column}, which the source has no more; was it renamed?"),
+        format!(
+            "if it was dropped, name the columns to replicate in lockstep.toml: [table.\"{table}\"] columns = {:?}; if \
+             it was renamed, rename it back until Lockstep has caught up",
+            shape.columns
+        ),
+    )
 }

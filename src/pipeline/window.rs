@@ -40,6 +40,8 @@ struct Window {
     bytes: usize,
     /// Everything that stood in the table is gone.
     truncated: bool,
+    /// Too much happened to remember, or the table was altered: the range must be read again.
+    lost_track: bool,
 }
 
 /// What the stream brought of a row since the window opened.
@@ -57,6 +59,9 @@ impl Windows {
 
     /// A transaction has passed.
     pub fn passed(&mut self, xid: u32) {
+        if xid == 0 {
+            return; // a message outside any transaction
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -85,13 +90,14 @@ impl Windows {
             let before = self.recent.iter().copied().collect();
             let key = self.keys.get(&table).cloned().unwrap_or_default();
             let touched = HashMap::new();
-            self.open = Some(Window { range, table, key, before, touched, bytes: 0, truncated: false });
+            self.open =
+                Some(Window { range, table, key, before, touched, bytes: 0, truncated: false, lost_track: false });
         }
     }
 
     /// A change goes by.
     pub fn note(&mut self, change: &Change) {
-        let Some(window) = &mut self.open else { return };
+        let Some(window) = self.open.as_mut().filter(|window| !window.lost_track) else { return };
         match change {
             Change::Insert { relation, new } if relation.oid == window.table => window.touch(relation, new),
             Change::Update { relation, old, new } if relation.oid == window.table => {
@@ -115,13 +121,30 @@ impl Window {
             return self.whole(relation, row);
         }
         let key = self.key_of(relation, row);
-        let (relation, row) = match self.touched.get(&key) {
+        let row = match self.touched.get(&key) {
             Some(Touch::Whole) => return,
-            Some(Touch::Partly(before, earlier)) if before == relation => (relation, earlier.overlaid(row)),
-            _ => (relation, row.clone()),
+            Some(Touch::Partly(before, earlier)) if before == relation => earlier.overlaid(row),
+            Some(Touch::Partly(..)) => return self.lose_track(),
+            None => row.clone(),
         };
-        self.bytes += key.len() + row.size();
-        self.touched.insert(key, Touch::Partly(relation.clone(), row));
+        self.remember(key, Touch::Partly(relation.clone(), row));
+    }
+
+    fn remember(&mut self, key: Vec<u8>, touch: Touch) {
+        let row = match &touch {
+            Touch::Partly(_, row) => row.size(),
+            Touch::Whole => 0,
+        };
+        self.bytes += key.len() + row + size_of::<Touch>();
+        if self.bytes > TOUCHED_BYTES {
+            return self.lose_track();
+        }
+        self.touched.insert(key, touch);
+    }
+
+    fn lose_track(&mut self) {
+        self.touched = HashMap::new();
+        self.lost_track = true;
     }
 
     fn key_of(&self, relation: &Relation, row: &Tuple) -> Vec<u8> {
@@ -134,8 +157,7 @@ impl Window {
 
     fn whole(&mut self, relation: &Relation, row: &Tuple) {
         let key = self.key_of(relation, row);
-        self.bytes += key.len() + size_of::<Touch>();
-        self.touched.insert(key, Touch::Whole);
+        self.remember(key, Touch::Whole);
     }
 }
 

@@ -8,6 +8,7 @@
 mod order;
 mod read;
 mod reread;
+mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,6 +38,9 @@ pub struct Copy {
 /// Ranges that were read and are not merged yet. Two: while one waits for its watermark to come by, the next is read.
 const IN_FLIGHT: usize = 2;
 
+/// Before a range is read again: what stood in the way (a commit that waits for its standby) may take a moment.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// A range begins behind a key, as the key's own operator has it: where that is an extension's (citext), it must be in
 /// sight, or the key would be compared as text and rows be skipped.
 const SEARCH_PATH: &str = "select set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), \
@@ -49,6 +53,7 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, ranges: mpsc::Sender<R
         return Ok(());
     }
     let client = pg::connect(&settings.url, "lockstep copy").await?;
+    wait::until_the_running_ended(&client).await?;
     client.query_one(SEARCH_PATH, &[]).await.map_err(|e| pg::client::fault(&e))?;
     let tables = order::parents_first(&client, tables).await?;
     let mut marks = Marks { client: &client, run: settings.run, next: 1 };
@@ -89,6 +94,7 @@ async fn one(
                     waiting.clear();
                     builds_on = None;
                     reader.shrink();
+                    tokio::time::sleep(PAUSE).await;
                     mark = from;
                 }
                 Err(_) => return Err(Fault::retry("the pipeline ended during the first copy")),

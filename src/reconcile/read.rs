@@ -37,6 +37,9 @@ const FIRST_ROWS: u64 = 64;
 /// Most rows of a range, however small they are: bounds what the pipeline merges at once.
 const MOST_ROWS: u64 = 50_000;
 
+/// A range may be this much larger than wanted before it is cut short.
+const MOST_OVER: usize = 4;
+
 const KIND: &str = "select relkind::text from pg_class where oid = $1";
 
 impl<'a> Reader<'a> {
@@ -56,8 +59,14 @@ impl<'a> Reader<'a> {
             let name = format!("lockstep.after_{at}");
             self.client.execute("select set_config($1, $2, false)", &[&name, value]).await.map_err(fault)?;
         }
-        // One statement's snapshot would do, but the numbers it is made of must be those of the read.
-        self.client.batch_execute("begin isolation level repeatable read, read only").await.map_err(fault)?;
+        // One statement's snapshot would do, but the numbers it is made of must be those of the read. The lock comes
+        // first: an ALTER that rewrites the table leaves nothing in it for a snapshot that is older.
+        let begin = format!(
+            "begin isolation level repeatable read, read only; lock table {} {} in access share mode",
+            self.only,
+            quote::table(&self.table.name)
+        );
+        self.client.batch_execute(&begin).await.map_err(fault)?;
         let read = self.within(cursor).await;
         self.client.batch_execute("commit").await.map_err(fault)?;
         let read = read?;
@@ -86,12 +95,20 @@ impl<'a> Reader<'a> {
         let mut stream = pin!(stream);
         let mut rows = Vec::with_capacity(limit as usize);
         let mut pending = BytesMut::new();
+        let (mut bytes, mut cut) = (0, false);
         while let Some(data) = stream.next().await {
             pending.extend_from_slice(&data.map_err(fault)?);
+            let before = rows.len();
             rows_of(&mut pending, self.relation.columns.len(), &mut rows)?;
+            bytes += rows[before..].iter().map(Tuple::size).sum::<usize>();
+            if bytes > self.target_bytes.saturating_mul(MOST_OVER) {
+                // These rows are much larger than the ones before them: the rest is for the next range.
+                cut = true;
+                break;
+            }
         }
         let last_key = rows.last().map(|row| self.key(row)).transpose()?;
-        Ok(Read { is_last: (rows.len() as u64) < limit, rows, snapshot, last_key })
+        Ok(Read { is_last: !cut && (rows.len() as u64) < limit, rows, snapshot, last_key })
     }
 
     fn statement(&self, after: bool, limit: u64) -> String {

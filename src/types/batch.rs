@@ -24,6 +24,8 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyMark {
     pub table: TableName,
+    /// Which table at the source it is: another one may take its name.
+    pub oid: u32,
     /// The last key that was copied, column by column, as text; empty before the first range.
     pub cursor: Vec<String>,
     pub done: bool,
