@@ -22,7 +22,7 @@ declare
   caller name := lockstep.caller();
 begin
   return array(
-    select need from unnest(array['select', 'insert', 'update', 'delete']) need
+    select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
     where not has_table_privilege(caller, relation, need)
   );
 end $$;
@@ -144,9 +144,9 @@ end $$;
 -- The operator by which a unique index compares values of a type. Named with its schema: an extension's is not in
 -- pg_catalog, and without it citext, for one, would be compared as text.
 create or replace function lockstep.equals(type_oid oid) returns text
-language sql stable
-return coalesce(
-  (select format('operator(%I.%s)', n.nspname, o.oprname)
+language plpgsql stable as $$
+begin
+  return coalesce((select format('operator(%I.%s)', n.nspname, o.oprname)
    from pg_type t
    join pg_opclass c on c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid) and c.opcdefault
    join pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
@@ -154,8 +154,8 @@ return coalesce(
      and a.amopstrategy = 3
    join pg_operator o on o.oid = a.amopopr
    join pg_namespace n on n.oid = o.oprnamespace
-   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace),
-  'operator(pg_catalog.=)');
+   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace), 'operator(pg_catalog.=)');
+end $$;
 
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
 -- other in $1; element n of each makes row n. Each literal is read by the column's own type, so
@@ -189,8 +189,10 @@ begin
            -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
            t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
              or t.typdelim <> ',' as as_text,
-           case when t.typnamespace = 'pg_catalog'::regnamespace then 'operator(pg_catalog.=)'
-                else lockstep.equals(t.oid) end as eq, format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
+           -- Asked only where it may be another one: the question costs more than all the rest here.
+           case when part->'key' ? w.name and t.typnamespace <> 'pg_catalog'::regnamespace then lockstep.equals(t.oid)
+                else 'operator(pg_catalog.=)' end as eq,
+           format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
     join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
