@@ -22,7 +22,7 @@ declare
   caller name := lockstep.caller();
 begin
   return array(
-    select need from unnest(array['select', 'insert', 'update', 'delete']) need
+    select need from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
     where not has_table_privilege(caller, relation, need)
   );
 end $$;
@@ -154,7 +154,7 @@ begin
      and a.amopstrategy = 3
    join pg_operator o on o.oid = a.amopopr
    join pg_namespace n on n.oid = o.oprnamespace
-   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace), '=');
+   where t.oid = type_oid and t.typnamespace <> 'pg_catalog'::regnamespace), 'operator(pg_catalog.=)');
 end $$;
 
 -- The statement of one group of a batch. Its values are array literals, one for each column, that lie one after the
@@ -191,7 +191,7 @@ begin
              or t.typdelim <> ',' as as_text,
            -- Asked only where it may be another one: the question costs more than all the rest here.
            case when part->'key' ? w.name and t.typnamespace <> 'pg_catalog'::regnamespace then lockstep.equals(t.oid)
-                else '=' end as eq,
+                else 'operator(pg_catalog.=)' end as eq,
            format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
@@ -236,7 +236,9 @@ begin
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
-  where i > keys and (op = 'rekey' or names[i] <> all (key)) and names[i] <> all (coalesce(generated, '{}'));
+  where i > keys and (op = 'rekey' or names[i] <> all (key))
+    -- An identity in the key is set, and refused, rather than left as it was.
+    and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
     return format('select from %s t, unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
@@ -267,7 +269,7 @@ declare
   touched bigint;
   written bigint := 0;
   deleted_nothing bigint := 0;   -- rows that should have been there to delete
-  state text; message text; detail text; constraint_name text; column_name text;
+  state text; message text; detail text; constraint_name text; column_name text; schema_of text; table_of text;
 begin
   select * into here from lockstep.checkpoint c where c.route = route_name for update;
   if here is null then
@@ -350,10 +352,10 @@ begin
     where c.route = route_name;
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
-      constraint_name = constraint_name, column_name = column_name;
+      constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
     return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
       'detail', left(detail, 1000),
-      'constraint', constraint_name, 'column', column_name,
+      'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
       -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
       'status', case when state = 'LS001' then 'missing'
                      when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);
@@ -380,9 +382,11 @@ begin
 end $$;
 
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
--- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
+-- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread. While rows are
+-- written the target's own triggers and checks run, and few of them fix a search_path: they find `public` and
+-- `extensions`, behind everything that we call ourselves.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+language plpgsql security definer set search_path = pg_catalog, public, extensions, pg_temp set statement_timeout = '120s'
 as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb

@@ -113,9 +113,9 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
-/// Largest part of a transaction that is held at once. Several requests' worth: a transaction is split only when it
-/// would take seconds to write.
-const PART_BYTES: usize = 4 << 20;
+/// A transaction of up to so many full batches is still written whole, as one request; a larger one is split. It
+/// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
+const WHOLE: usize = 4;
 
 const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
                        else pg_current_wal_insert_lsn() end::text";
@@ -174,8 +174,7 @@ async fn stream(
     let reading = capture::Settings {
         slot: settings.source.slot.clone(),
         publication: settings.source.publication.clone(),
-        // A part is the smallest thing that a request can carry.
-        part_bytes: settings.apply.max_batch_bytes.min(PART_BYTES),
+        part_bytes: settings.apply.max_batch_bytes.saturating_mul(WHOLE),
         ..capture::Settings::new(url.clone())
     };
     let confirmable = settled_seen.clone();

@@ -76,7 +76,7 @@ impl Apply {
             let current = match next.take() {
                 Some(prepared) => prepared,
                 None => match pull(&pulls).await {
-                    Some(batch) => self.prepare(batch)?,
+                    Some(batch) => self.prepare(batch).await?,
                     None => return Ok(()),
                 },
             };
@@ -101,7 +101,10 @@ impl Apply {
                 }
                 batch = &mut ahead, if asked => (None, batch.ok()),
             };
-            next = batch.map(|batch| self.prepare(batch)).transpose()?;
+            next = match batch {
+                Some(batch) => Some(self.prepare(batch).await?),
+                None => None,
+            };
             let answer = match answer {
                 Some(answer) => answer,
                 None => sending.await,
@@ -114,7 +117,10 @@ impl Apply {
         if self.settings.suppress { Order::Free } else { Order::Source }
     }
 
-    fn prepare(&mut self, batch: Batch) -> Result<Prepared, Fault> {
+    async fn prepare(&mut self, mut batch: Batch) -> Result<Prepared, Fault> {
+        if !self.copying.is_empty() {
+            reread::complete(&mut batch, &self.copying, &mut self.shapes, &self.rereads).await?;
+        }
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
         Ok(Prepared { plan: plan(&batch, &mut self.shapes, order, &copying)?, batch, by_row: false })

@@ -196,3 +196,7 @@ impl Planner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,28 +1,75 @@
-//! A change that brings a row only in part (unchanged TOASTed values are not in the WAL) and whose row the target does
-//! not have: the row is read again from the source, whole.
+//! Changes that bring a row only in part: unchanged TOASTed values are not in the WAL. Where the target cannot have the
+//! rest, the row is read again from the source, whole.
 //!
 //! What is read is younger than the change. That is sound: everything that happened to the row since follows in the
 //! stream and lands on the same values again. A row that is gone meanwhile is left out; the stream tells its end.
 
+use std::collections::HashSet;
+
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use super::shape::Shapes;
-use crate::types::{Batch, Cell, Change, Fault, Reread};
+use super::plan::key;
+use super::shape::{Mapped, Shapes};
+use crate::types::{Batch, Cell, Change, Fault, Reread, TableName, Tuple};
 
-pub async fn replace(
+/// Completes rows that got a new key while their table is copied: the old key's row may not be there yet, and no later
+/// range will bring the new one. Found out one refusal at a time, a batch with many of them would never end.
+pub async fn complete(
     batch: &mut Batch,
-    change: usize,
+    copying: &HashSet<TableName>,
     shapes: &mut Shapes,
     rereads: &mpsc::Sender<Reread>,
 ) -> Result<(), Fault> {
-    let Some(Change::Update { relation, new, .. }) = batch.changes.get(change) else {
+    for at in 0..batch.changes.len() {
+        let Some(Change::Update { relation, old: Some(old), new }) = batch.changes.get(at) else { continue };
+        if !new.is_partial() {
+            continue;
+        }
+        let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
+        if !copying.contains(&mapped.table) || key(old, &mapped) == key(new, &mapped) {
+            continue;
+        }
+        let (relation, old) = (relation.clone(), old.clone());
+        batch.changes[at] = match read(batch, at, &mapped, rereads).await? {
+            Some(new) => Change::Update { relation, old: Some(old), new },
+            None => Change::Delete { relation, old },
+        };
+    }
+    Ok(())
+}
+
+/// Puts the whole row in the place of a change whose row the target has lost.
+pub async fn replace(
+    batch: &mut Batch,
+    at: usize,
+    shapes: &mut Shapes,
+    rereads: &mpsc::Sender<Reread>,
+) -> Result<(), Fault> {
+    let Some(Change::Update { relation, new, .. }) = batch.changes.get(at) else {
         return Err(Fault::stop("the target misses a row that came whole", "report this as a bug"));
     };
     let Some(mapped) = shapes.of(relation, batch.upto)? else { return Ok(()) };
+    let (relation, old) = (relation.clone(), new.clone());
+    info!(table = %mapped.table, "the target misses a row; it is read again from the source");
+    batch.changes[at] = match read(batch, at, &mapped, rereads).await? {
+        Some(new) => Change::Insert { relation, new },
+        None => Change::Delete { relation, old },
+    };
+    Ok(())
+}
+
+/// The row as it is now; `None` when it is gone.
+async fn read(
+    batch: &Batch,
+    at: usize,
+    mapped: &Mapped,
+    rereads: &mpsc::Sender<Reread>,
+) -> Result<Option<Tuple>, Fault> {
+    let Some(Change::Update { relation, new, .. }) = batch.changes.get(at) else { return Ok(None) };
     let mut key = Vec::with_capacity(mapped.key.len());
-    for (name, &at) in mapped.key_names.iter().zip(&mapped.key) {
-        let text = match new.cells().nth(at) {
+    for (name, &place) in mapped.key_names.iter().zip(&mapped.key) {
+        let text = match new.cells().nth(place) {
             Some(Cell::Text(text)) => String::from_utf8(text.to_vec()).ok(),
             _ => None,
         };
@@ -31,17 +78,9 @@ pub async fn replace(
         })?;
         key.push((name.clone(), text));
     }
-    let shown: Vec<String> = key.iter().map(|(name, text)| format!("{name}={text}")).collect();
-    info!(table = %mapped.table, key = shown.join(", "), "the target misses a row; it is read again from the source");
-
     let (reply, row) = oneshot::channel();
-    let gone = |_| Fault::retry("the reader of the source ended");
-    rereads.send(Reread { relation: relation.clone(), key, reply }).await.map_err(|_| gone(()))?;
-    let row = row.await.map_err(|_| gone(()))?;
-    let relation = relation.clone();
-    batch.changes[change] = match row {
-        Some(new) => Change::Insert { relation, new },
-        None => Change::Delete { relation, old: new.clone() },
-    };
-    Ok(())
+    let gone = || Fault::retry("the reader of the source ended");
+    let wish = Reread { relation: relation.clone(), key, xid: batch.xid_of(at), reply };
+    rereads.send(wish).await.map_err(|_| gone())?;
+    row.await.map_err(|_| gone())
 }

@@ -93,6 +93,7 @@ fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ra
     }
     assert!(batch.upto < transaction.end, "the stream went back from {} to {}", batch.upto, transaction.end);
     batch.upto = transaction.end;
+    batch.begins.push((batch.changes.len(), transaction.xid));
     let mut changed = false;
     for change in transaction.changes {
         if let Change::Message { content } = &change {

@@ -203,3 +203,7 @@ fn patched(relation: &Relation, row: &Tuple, patched_by: &Relation, patch: &Tupl
     }
     merged.finish()
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Reads single rows of the source again, for changes that hold them only in part.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -8,7 +9,10 @@ use tokio::sync::mpsc;
 
 use super::read::rows_of;
 use crate::pg::{self, Client, Url, quote};
-use crate::types::{Fault, Reread, Tuple};
+use crate::types::{Fault, Reread, Snapshot, Tuple};
+
+/// A commit becomes visible within microseconds, mostly.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Answers until nobody asks any more. It connects only when there is something to ask.
 pub async fn reread(url: &Url, mut wanted: mpsc::Receiver<Reread>) -> Result<(), Fault> {
@@ -43,12 +47,36 @@ async fn one(client: &Client, wish: &Reread) -> Result<Option<Tuple>, Fault> {
     let columns: Vec<String> = wish.relation.columns.iter().map(|column| quote::ident(&column.name)).collect();
     let table = quote::table(&wish.relation.name);
     let read = format!("copy (select {} from {table} where {}) to stdout", columns.join(", "), matches.join(" and "));
-    let mut stream = pin!(client.copy_out(&read).await.map_err(fault)?);
+    begin(client, wish.xid).await?;
+    let rows = rows(client, &read, columns.len()).await;
+    client.batch_execute("commit").await.map_err(fault)?;
+    Ok(rows?.pop())
+}
+
+/// Opens a snapshot that sees the transaction. One that waits for a synchronous standby is in the WAL, and hidden from
+/// all others, for as long as that takes.
+async fn begin(client: &Client, xid: Option<u32>) -> Result<(), Fault> {
+    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
+    loop {
+        client.batch_execute("begin isolation level repeatable read, read only").await.map_err(fault)?;
+        let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(fault)?;
+        let snapshot: Snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
+        if xid.is_none_or(|xid| snapshot.sees(xid)) {
+            return Ok(());
+        }
+        client.batch_execute("commit").await.map_err(fault)?;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn rows(client: &Client, read: &str, columns: usize) -> Result<Vec<Tuple>, Fault> {
+    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
+    let mut stream = pin!(client.copy_out(read).await.map_err(fault)?);
     let mut pending = BytesMut::new();
     let mut rows = Vec::new();
     while let Some(data) = stream.next().await {
         pending.extend_from_slice(&data.map_err(fault)?);
-        rows_of(&mut pending, columns.len(), &mut rows)?;
+        rows_of(&mut pending, columns, &mut rows)?;
     }
-    Ok(rows.pop())
+    Ok(rows)
 }

@@ -11,6 +11,8 @@ pub struct Batch {
     pub upto: Position,
     /// Changes of all its transactions, in source order.
     pub changes: Vec<Change>,
+    /// Where the changes of each transaction begin, and its number at the source.
+    pub begins: Vec<(usize, u32)>,
     /// How far the first copy of a table is once this batch is applied.
     pub copied: Vec<CopyMark>,
     pub transactions: u64,
@@ -18,6 +20,14 @@ pub struct Batch {
     pub bytes: usize,
     /// Commit time of its oldest transaction with changes: microseconds since the Unix epoch, by the source's clock.
     pub committed_at: Option<i64>,
+}
+
+impl Batch {
+    /// The number of the transaction that made a change; rows of a range count to the one they lie in.
+    pub fn xid_of(&self, change: usize) -> Option<u32> {
+        let behind = self.begins.partition_point(|&(begin, _)| begin <= change);
+        self.begins.get(behind.checked_sub(1)?).map(|&(_, xid)| xid)
+    }
 }
 
 /// Progress of a table's first copy, stored in the target together with the rows.

@@ -12,6 +12,9 @@ pub struct Reread {
     pub relation: Arc<Relation>,
     /// Name and text of each of the key's columns.
     pub key: Vec<(String, String)>,
+    /// Who made the change. A transaction is in the WAL a moment before others see it; a read in that moment would
+    /// take its row for gone.
+    pub xid: Option<u32>,
     /// The row as it is now; `None` when it is gone, which the stream will tell too.
     pub reply: oneshot::Sender<Option<Tuple>>,
 }

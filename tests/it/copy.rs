@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use lockstep::lab::{Mishap, Seeded};
+use lockstep::lab::{Mishap, PairOptions, Seeded};
 use lockstep::types::TableName;
 
 use super::rig::{PATIENCE, Rig, peak_rss, public, until};
@@ -128,7 +128,7 @@ async fn tables_of_every_shape_are_copied_while_every_part_of_them_changes() {
         ))
         .await
         .unwrap();
-    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16kB\"\n").unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16 KiB\"\n").unwrap();
     // Each batch takes a while, so that many changes fall between the marks of a range.
     rig.pair.supabase.faults().aim("rpc/lockstep_apply");
     rig.pair.supabase.faults().random(Mishap::Slow(Duration::from_millis(20)), 1.0, 3);
@@ -182,13 +182,17 @@ async fn tables_of_every_shape_are_copied_while_every_part_of_them_changes() {
 /// The target is away while a copy is in the middle: what changes meanwhile on both sides of its cursor is merged in.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_come_before_and_behind_the_cursor_while_the_copy_is_held_up_arrive_as_they_are() {
-    let mut rig = Rig::new("create table t (id int primary key, n int not null)").await;
+    let mut rig =
+        Rig::new("create table t (id int primary key, n int not null, body text default repeat('wide ', 40))").await;
     rig.pair.source.execute("insert into t select i, 0 from generate_series(10, 40000, 10) i").await.unwrap();
     rig.pair.log_changes(&public(&["t"])).await.unwrap();
-    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"8kB\"\n").unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16 KiB\"\n").unwrap();
     rig.start();
-    until("a part is copied", async || progress(&rig, "t").await.0 > 200).await;
+    // Held up a little, so that the target goes away in the middle.
     let faults = rig.pair.supabase.faults().clone();
+    faults.aim("rpc/lockstep_apply");
+    faults.random(Mishap::Slow(Duration::from_millis(50)), 1.0, 1);
+    until("a part is copied", async || progress(&rig, "t").await.0 > 200).await;
     faults.down().await;
     let (copied, done) = progress(&rig, "t").await;
     assert!(!done, "the copy was over too soon");
@@ -205,4 +209,44 @@ async fn rows_that_come_before_and_behind_the_cursor_while_the_copy_is_held_up_a
     faults.up().await;
     rig.settled().await;
     rig.assert_equal(&public(&["t"])).await;
+}
+
+/// A commit that waits for a synchronous standby is in the WAL already, but nobody sees it. What the stream has brought
+/// must not be undone by a read that does not see it yet, nor a row be taken for gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_stream_brings_before_it_is_visible_is_not_lost() {
+    let mut options = PairOptions::default();
+    options.source = options.source.set("synchronous_standby_names", "nobody").set("synchronous_commit", "local");
+    let mut rig = Rig::with(options, "create table t (id int primary key, n int not null, big text)").await;
+    // Random, so that it is stored out of line.
+    const BIG: &str = "(select string_agg(md5(random()::text), '') from generate_series(1, 100) where i > 0)";
+    let rows = format!("insert into t select i, 0, {BIG} from generate_series(1, 2000) i");
+    rig.pair.source.execute(&rows).await.unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"64 KiB\"\n").unwrap();
+    let faults = rig.pair.supabase.faults().clone();
+    faults.aim("rpc/lockstep_apply");
+    faults.random(Mishap::Slow(Duration::from_millis(30)), 1.0, 1);
+    rig.start();
+    until("a part is copied", async || progress(&rig, "t").await.0 > 100).await;
+    const WAITING: &str = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    const RELEASE: &str = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+    for sql in [
+        "update t set n = 1",                                   // everywhere
+        "update t set id = -1, n = 2 where id = 1",             // a new key where the copy has been
+        "update t set id = -id where id between 1990 and 2000", // from where it has not been
+    ] {
+        let client = rig.pair.source.connect().await.unwrap();
+        client.batch_execute("set synchronous_commit = on").await.unwrap();
+        let hidden = tokio::spawn(async move { client.batch_execute(sql).await });
+        until("the commit waits", async || rig.pair.source.value(WAITING).await.unwrap() == "1").await;
+        rig.has_read().await;
+        rig.pair.source.execute(RELEASE).await.unwrap();
+        hidden.await.unwrap().unwrap();
+    }
+    assert!(!progress(&rig, "t").await.1, "the copy was over too soon");
+    faults.clear();
+    rig.settled().await;
+    rig.assert_equal(&public(&["t"])).await;
+    let log = std::fs::read_to_string(rig.log()).unwrap();
+    assert!(log.contains("reading it again"), "no range was read while a commit was hidden:\n{log}");
 }

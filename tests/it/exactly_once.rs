@@ -39,17 +39,6 @@ async fn source(rig: &Rig, sql: &str) {
     rig.pair.source.execute(sql).await.unwrap();
 }
 
-/// Waits until the service has read all that is committed at the source now.
-async fn has_read(rig: &Rig) {
-    let end = rig.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
-    until("the service has read what is committed", async || {
-        let Some(status) = rig.status().await else { return false };
-        let received = status["received"].as_str().unwrap_or("0/0").to_owned();
-        rig.pair.source.value(&format!("select '{received}'::pg_lsn >= '{end}'")).await.unwrap() == "t"
-    })
-    .await;
-}
-
 /// Waits until the service says that the target does not take its batches.
 async fn is_in_trouble(rig: &Rig) {
     until("the service is in trouble", async || rig.status().await.is_some_and(|status| status["state"] == "waiting"))
@@ -118,7 +107,7 @@ async fn a_checkpoint_that_was_moved_forwards_is_not_written_over() {
     source(&rig, "insert into ledger values (2)").await;
     let between = rig.pair.source.value("select (pg_current_wal_insert_lsn() - '0/0')::bigint").await.unwrap();
     source(&rig, "insert into ledger values (3)").await;
-    has_read(&rig).await;
+    rig.has_read().await;
     let target = &rig.pair.supabase.cluster;
     let sql =
         format!("insert into ledger values (1), (2); update lockstep.checkpoint set major = {between}, minor = 0");
@@ -161,7 +150,7 @@ async fn what_was_read_and_not_applied_when_the_service_was_killed_is_sent_again
     source(&rig, "insert into ledger select i from generate_series(1, 3) i").await;
     source(&rig, "insert into ledger select i from generate_series(4, 10) i").await;
     is_in_trouble(&rig).await;
-    has_read(&rig).await;
+    rig.has_read().await;
     // Two more reports: whatever it wanted to confirm, it has.
     const REPORTED: &str = "select coalesce(max(reply_time)::text, '') from pg_stat_replication";
     for _ in 0..2 {

@@ -101,9 +101,14 @@ async fn a_target_that_hangs_does_not_keep_it_from_ending() {
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_stop_in_the_middle_of_a_first_copy_it_drains_too_and_goes_on_from_there() {
     let mut rig = Rig::new(LEDGER).await;
-    insert(&rig, 1, 30_000).await;
+    let sql = "insert into ledger select i, repeat('wide ', 40) || i from generate_series(1, 30000) i";
+    rig.pair.source.execute(sql).await.unwrap();
     std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"32kB\"\n").unwrap();
     rig.pair.log_changes(&public(&["ledger"])).await.unwrap();
+    // Held up a little, so that the request to stop comes in the middle.
+    let faults = rig.pair.supabase.faults().clone();
+    faults.aim("rpc/lockstep_apply");
+    faults.random(Mishap::Slow(Duration::from_millis(50)), 1.0, 1);
     rig.start();
     until("some of it is copied", async || count(&rig).await > 2_000).await;
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
@@ -113,6 +118,7 @@ async fn asked_to_stop_in_the_middle_of_a_first_copy_it_drains_too_and_goes_on_f
     let noted = "select rows from lockstep.copy where table_name = 'ledger'";
     assert_eq!(rig.pair.supabase.cluster.value(noted).await.unwrap(), copied.to_string());
 
+    faults.clear();
     rig.start();
     rig.settled().await;
     rig.assert_equal(&public(&["ledger"])).await;

@@ -114,6 +114,17 @@ impl Rig {
         }
     }
 
+    /// Waits until the service has read all that is committed at the source now, whatever became of it.
+    pub async fn has_read(&self) {
+        let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
+        until("the service has read what is committed", async || {
+            let Some(status) = self.status().await else { return false };
+            let received = status["received"].as_str().unwrap_or("0/0").to_owned();
+            self.pair.source.value(&format!("select '{received}'::pg_lsn >= '{end}'")).await.unwrap() == "t"
+        })
+        .await;
+    }
+
     /// Whether the service says that the first copy of every table is done.
     async fn is_streaming(&self) -> bool {
         let Some(status) = self.status().await else { return false };
