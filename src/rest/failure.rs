@@ -54,7 +54,7 @@ impl Failure {
             hint: Option<serde_json::Value>,
         }
         let read: Body = serde_json::from_slice(body).unwrap_or_default();
-        let mut message = read.message.unwrap_or_else(|| excerpt(body));
+        let mut message = read.message.filter(|message| !message.is_empty()).unwrap_or_else(|| excerpt(body));
         for more in [read.details, read.hint].into_iter().flatten() {
             if let Some(more) = more.as_str().filter(|more| !more.is_empty()) {
                 message = format!("{message}; {more}");
@@ -86,6 +86,8 @@ fn classify(status: u16, code: Option<&str>) -> Class {
             _ => Class::SetUp,
         },
         Some(code) if is_sqlstate(code) => sqlstate(code),
+        // PostgREST lost its database in the middle of the request, and passes on that there is no SQLSTATE.
+        Some("") => Class::Transient,
         _ => match status {
             413 => Class::TooLarge,
             408 | 425 | 429 | 500.. => Class::Transient,
@@ -133,6 +135,7 @@ mod tests {
             (401, Some("PGRST301"), SetUp),
             (401, Some("PGRST303"), SetUp),
             (400, Some("40001"), Transient),
+            (400, Some(""), Transient),
             (500, Some("57014"), Transient),
             (500, Some("53100"), Transient),
             (409, Some("23505"), Row),

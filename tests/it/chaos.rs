@@ -316,7 +316,7 @@ fn change(chance: &mut Seeded, writer: u64) -> String {
         97 => "begin; truncate scratch; insert into scratch select i, nextval('version'), 'after' from \
                generate_series(1, 20) i; commit"
             .to_owned(),
-        98 => format!("insert into ledger (who) select {who} from generate_series(1, 3000)"),
+        98 => format!("insert into ledger (who) select {who} from generate_series(1, 300)"),
         _ => format!("begin; delete from account where id = {from}; insert into account values ({from}, default, 7); commit"),
     }
 }
