@@ -28,8 +28,9 @@ pub struct Settings {
 /// in a commit) is then shared by many rows: with a quick target, batches would stay small and requests eat the time.
 const PACE: Duration = Duration::from_millis(40);
 
-/// So much came while the last batch was on its way, some fifteen small rows: that is load. Less leaves at once.
-const LOAD_BYTES: usize = 4 * 1024;
+/// So much came while the last batch was on its way, some hundreds of small rows: that is catching up, where a row waits
+/// for those before it anyway. Less leaves at once, so that a steady stream keeps its latency.
+const LOAD_BYTES: usize = 64 * 1024;
 
 /// Hands out batches until the source's queue ends and all that it held is handed out, or apply is gone.
 pub async fn run(
