@@ -42,10 +42,10 @@ pub async fn measure(stage: &mut Stage, way: Way, rate: u64, seconds: u64) -> Re
         thread::scope(|scope| {
             let writer = scope.spawn(|| alone(write(source, &shared, first, rows, rate)));
             let reader = scope.spawn(|| alone(watch(target, database, &shared, first, rows)));
-            let gone = |_| Err(LabError("a thread of the measurement broke".into()));
-            let written = writer.join().unwrap_or_else(gone);
+            let gone = || LabError("a thread of the measurement broke".into());
+            let written = writer.join().map_err(|_| gone()).flatten();
             shared.last.store(true, Ordering::Release);
-            (written, reader.join().unwrap_or_else(gone))
+            (written, reader.join().map_err(|_| gone()).flatten())
         })
     });
     running.stop(stage).await?;

@@ -28,9 +28,14 @@ pub struct Settings {
 /// in a commit) is then shared by many rows: with a quick target, batches would stay small and requests eat the time.
 const PACE: Duration = Duration::from_millis(40);
 
-/// So much came while the last batch was on its way, some hundreds of small rows: that is catching up, where a row waits
-/// for those before it anyway. Less leaves at once, so that a steady stream keeps its latency.
+/// So much came while the last batch was on its way, some hundreds of small rows: that is load. Less leaves at once, so
+/// that a steady stream keeps its latency.
 const LOAD_BYTES: usize = 64 * 1024;
+
+/// A row that was committed so long ago waits for those before it: that is catching up, and less is enough for a pause,
+/// some fifteen small rows. Should the clocks of source and host differ by more, batches only leave later under load.
+const BEHIND: Duration = Duration::from_secs(1);
+const BEHIND_BYTES: usize = 4 * 1024;
 
 /// Hands out batches until the source's queue ends and all that it held is handed out, or apply is gone.
 pub async fn run(
@@ -49,7 +54,7 @@ pub async fn run(
         let limit = *settings.batch_bytes.borrow();
         let full = gathered.bytes >= limit;
         let due = left + PACE;
-        let paced = gathered.bytes >= LOAD_BYTES && Instant::now() < due;
+        let paced = gathered.bytes >= enough(&gathered) && Instant::now() < due;
         if let Some(pull) = waiting.take() {
             let anything = gathered.upto > Position::default();
             if (anything && !pull.full && !paced) || full || (ended && anything) {
@@ -85,6 +90,13 @@ pub async fn run(
             () = tokio::time::sleep_until(due), if paced && waiting.is_some() => {}
         }
     }
+}
+
+/// With how much a batch is worth a pause.
+fn enough(batch: &Batch) -> usize {
+    let now = jiff::Timestamp::now().as_microsecond();
+    let behind = batch.committed_at.is_some_and(|at| now.saturating_sub(at) > BEHIND.as_micros() as i64);
+    if behind { BEHIND_BYTES } else { LOAD_BYTES }
 }
 
 fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ranges: &mut mpsc::Receiver<Range>) {
