@@ -107,7 +107,7 @@ begin
   execute format('select not exists (select from %s)', lockstep.alone(relation)) into is_empty;
   select * into progress from lockstep.copy c
   where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
-  return finding || jsonb_build_object('empty', is_empty, 'copied', coalesce(progress.done, false),
+  return finding || jsonb_build_object('empty', is_empty, 'begun', found, 'copied', coalesce(progress.done, false),
     'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0), 'oid', progress.source_oid);
 end $$;
 
@@ -130,6 +130,10 @@ begin
       select from jsonb_to_recordset(request->'tables') t (schema text, name text)
       where t.schema = c.schema_name and t.name = c.table_name);
   end if;
+  -- Judged fit: from now on rows in them may be ours, brought by the stream before their copy has begun.
+  insert into lockstep.copy (route, schema_name, table_name)
+  select request->>'route', t.schema, t.name
+  from jsonb_to_recordset(coalesce(request->'begin', '[]')) t (schema text, name text) on conflict do nothing;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),

@@ -21,6 +21,8 @@ pub struct Finding {
     /// It has a primary key, of other columns.
     other_key: bool,
     empty: bool,
+    /// It was found fit before: what it holds may be ours.
+    begun: bool,
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
     pub rows: u64,
@@ -124,8 +126,7 @@ fn required(table: &Table, finding: &Finding) -> Option<(String, String)> {
 }
 
 fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let untouched = !finding.copied && finding.cursor.is_none();
-    (untouched && !finding.empty).then(|| {
+    (!finding.begun && !finding.empty).then(|| {
         (
             format!("{} holds rows in Supabase that Lockstep did not write", table.name),
             format!(

@@ -151,6 +151,7 @@ pub async fn hello(
     route: &str,
     source: serde_json::Value,
     tables: &[Table],
+    begin: &[TableName],
 ) -> Result<Hello, Fault> {
     let tables: Vec<_> = tables
         .iter()
@@ -159,7 +160,8 @@ pub async fn hello(
             json!({"schema": table.name.schema, "name": table.name.name, "columns": columns, "key": table.key})
         })
         .collect();
-    let request = json!({"request": {"route": route, "source": source, "tables": tables}});
+    let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
+    let request = json!({"request": {"route": route, "source": source, "tables": tables, "begin": begin}});
     let answer: serde_json::Value = client
         .rpc("lockstep_hello", Body::Json(request))
         .await

@@ -56,7 +56,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let hello = preflight::hello(&target, ROUTE, json!({}), &tables).await?;
+    let hello = preflight::hello(&target, ROUTE, json!({}), &tables, &[]).await?;
     let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
@@ -83,7 +83,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if found.created {
         info!(slot = %settings.source.slot, from = %found.confirmed, "made the slot");
     }
-    let known = preflight::hello(&target, ROUTE, here.clone(), &[]).await?;
+    let known = preflight::hello(&target, ROUTE, here.clone(), &[], &names).await?;
     same_source(&known.source, &here, false)?;
     Ok(Ready { source, target, tables, read_at, hello })
 }

@@ -204,7 +204,7 @@ impl World {
                 let (reply, merged) = oneshot::channel();
                 let rows = rows.iter().map(|&(key, row)| tuple(key, row, true)).collect();
                 let table = TableName::new("public", "t");
-                let mark = CopyMark { table, oid: 1, cursor: Vec::new(), done: last, rows: 0 };
+                let mark = CopyMark { table, oid: TABLE, cursor: Vec::new(), done: last, rows: 0 };
                 let range_read =
                     Range { id: range, builds_on: None, relation: relation(), rows, snapshot, mark, reply };
                 self.ranges.0.try_send(range_read).unwrap();
@@ -348,7 +348,8 @@ fn a_range_whose_predecessor_must_be_read_again_must_be_so_too() {
     let mut world = World::new();
     let range = |id, builds_on| {
         let (reply, merged) = oneshot::channel();
-        let mark = CopyMark { table: TableName::new("public", "t"), oid: 1, cursor: Vec::new(), done: false, rows: 0 };
+        let mark =
+            CopyMark { table: TableName::new("public", "t"), oid: TABLE, cursor: Vec::new(), done: false, rows: 0 };
         // Only the first one was read too early.
         let snapshot = if id == 1 { "100:100:" } else { "300:300:" }.parse().unwrap();
         (Range { id, builds_on, relation: relation(), rows: Vec::new(), snapshot, mark, reply }, merged)

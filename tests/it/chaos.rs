@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{Mishap, PairOptions, Seeded, TcpProxy};
+use lockstep::lab::{Mishap, Owner, PairOptions, Seeded, TcpProxy};
 use tokio::task::JoinSet;
 
 use super::rig::{Rig, public};
@@ -54,7 +54,9 @@ async fn a_hundred_crashes_neither_lose_nor_double_nor_alter_a_row() {
     let seed = seed();
     println!("LOCKSTEP_SEED={seed}");
     let mut chance = Seeded::new(seed);
-    let mut rig = Rig::with(PairOptions::default(), TABLES).await;
+    let mut options = PairOptions::default();
+    options.supabase.owner = Owner::SetReplicationRole; // as Supabase's own
+    let mut rig = Rig::with(options, TABLES).await;
     rig.pair.source.execute(&rows_before()).await.unwrap();
     rig.pair.log_changes(&public(&ALL)).await.unwrap();
     let proxy = TcpProxy::start(rig.pair.source.port()).await.unwrap();
@@ -76,7 +78,7 @@ async fn a_hundred_crashes_neither_lose_nor_double_nor_alter_a_row() {
         let crash = crash(&mut rig, &proxy, &mut chance).await;
         *happened.entry(crash).or_default() += 1;
         if chance.happens(0.75) {
-            catches_up(&rig, Duration::from_secs(3)).await;
+            catches_up(&rig, Duration::from_millis(1500)).await;
         }
         if copied_at.is_none() {
             copied_at = copies_done(&rig).await;
@@ -252,9 +254,9 @@ impl Address {
     }
 }
 
-/// One writer: a change every few milliseconds, in its own order, whatever becomes of it.
+/// One writer: a change forty times a second, in its own order, whatever becomes of it.
 async fn write(address: Address, mut chance: Seeded, writer: u64, traffic: Arc<Traffic>) {
-    let mut pace = tokio::time::interval(Duration::from_millis(8));
+    let mut pace = tokio::time::interval(Duration::from_millis(25));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut client = None;
     while !traffic.stop.load(Relaxed) {
@@ -298,7 +300,7 @@ fn change(chance: &mut Seeded, writer: u64) -> String {
         ),
         66..70 => format!("delete from item where a = {a}"),
         70..76 => format!("update item set a = {from} + 6000, {V} where a = {a} and b = 'b{b}'"),
-        76..80 => format!("update item set body = body || '!', {V} where a between {a} and {a} + 20"),
+        76..80 => format!("update item set body = body || '!', {V} where a between {a} and {a} + 3"),
         80..86 => format!(
             "begin; insert into ledger (who) values ({who}); savepoint one; delete from item where a = {a};
              insert into ledger (who) values (-1); rollback to one; savepoint two;
