@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Options;
 use crate::stage::Stage;
+use crate::steady::Wait;
 use crate::usage::Cpu;
 use crate::way::Way;
 use crate::work::Work;
@@ -34,8 +35,8 @@ pub struct Report {
     about: Vec<String>,
     pub small: Vec<Measured>,
     pub bulk: Vec<Measured>,
-    /// Milliseconds from commit to visible.
-    pub latency: BTreeMap<Way, Vec<f64>>,
+    /// From commit to visible.
+    pub latency: BTreeMap<Way, Vec<Wait>>,
 }
 
 /// The round of a way that lies in the middle.
@@ -46,8 +47,8 @@ pub fn median(rounds: &[Measured], way: Way) -> Option<Measured> {
 }
 
 /// The value below which the given share of all lies.
-fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
+fn percentile(values: impl Iterator<Item = f64>, share: f64) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     let at = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
@@ -83,36 +84,34 @@ impl Report {
             return;
         }
         let _ = writeln!(out, "\nCommit to visible at {} commits/s, milliseconds", self.options.rate);
-        let head = ["", "rows", "p50", "p99", "max", "p50 : native", "p99 : native"];
+        let head = ["", "rows", "p50", "p99", "max", "p50 : native", "p99 : native", "*p50", "*p99"];
         let _ = writeln!(out, "{}", row(&head.map(str::to_owned)));
         let native = self.latency.get(&Way::Native).map_or(&[][..], Vec::as_slice);
         for (way, waits) in &self.latency {
-            let (p50, p99) = (percentile(waits, 0.5), percentile(waits, 0.99));
-            let cells = [
-                way.to_string(),
-                waits.len().to_string(),
-                format!("{p50:.2}"),
-                format!("{p99:.2}"),
-                format!("{:.2}", percentile(waits, 1.0)),
-                format!("{:.2}", p50 / percentile(native, 0.5)),
-                format!("{:.2}", p99 / percentile(native, 0.99)),
-            ];
+            let sent = |share| percentile(waits.iter().map(|wait| wait.sent), share);
+            let answered = |share| percentile(waits.iter().map(|wait| wait.answered), share);
+            let of_native = |share| sent(share) / percentile(native.iter().map(|wait| wait.sent), share);
+            let numbers =
+                [sent(0.5), sent(0.99), sent(1.0), of_native(0.5), of_native(0.99), answered(0.5), answered(0.99)];
+            let mut cells = vec![way.to_string(), waits.len().to_string()];
+            cells.extend(numbers.map(|number| format!("{number:.2}")));
             let _ = writeln!(out, "{}", row(&cells));
         }
+        let _ = writeln!(out, "From sending the commit; * from the source's answer to it.");
     }
 
     pub fn json(&self) -> String {
-        let latency: BTreeMap<String, Value> = self
-            .latency
-            .iter()
-            .map(|(way, waits)| {
-                let at = |share| percentile(waits, share);
-                (
-                    way.to_string(),
-                    json!({"rows": waits.len(), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1.0)}),
-                )
+        let one_latency = |waits: &[Wait]| {
+            let sent = |share| percentile(waits.iter().map(|wait| wait.sent), share);
+            let answered = |share| percentile(waits.iter().map(|wait| wait.answered), share);
+            json!({
+                "rows": waits.len(),
+                "since_sent_ms": {"p50": sent(0.5), "p99": sent(0.99), "max": sent(1.0)},
+                "since_answered_ms": {"p50": answered(0.5), "p99": answered(0.99), "max": answered(1.0)},
             })
-            .collect();
+        };
+        let latency: BTreeMap<String, Value> =
+            self.latency.iter().map(|(way, waits)| (way.to_string(), one_latency(waits))).collect();
         let value = json!({
             "about": self.about,
             "small": self.small.iter().map(|m| one(m, &self.small)).collect::<Vec<_>>(),

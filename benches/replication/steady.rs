@@ -1,5 +1,5 @@
-//! Commit to visible at a steady rate: from the moment at which the source has answered the commit until a `select` on
-//! a warm connection to the target shows the row. The same for every way.
+//! Commit to visible at a steady rate: from the commit until a `select` on a warm connection to the target shows the row.
+//! The same for every way. The commit is looked at twice: when it was sent to the source, and when it was answered.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
@@ -17,8 +17,17 @@ struct Shared {
     last: AtomicBool,
 }
 
-/// The time in milliseconds that each row took, in no particular order; the first second warms up and is left out.
-pub async fn measure(stage: &mut Stage, way: Way, rate: u64, seconds: u64) -> Result<Vec<f64>> {
+/// How long one row took, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// Since its commit was sent.
+    pub sent: f64,
+    /// Since its commit was answered; no less than 0, for the target may be quicker than the answer.
+    pub answered: f64,
+}
+
+/// The wait of each row; the first second warms up and is left out.
+pub async fn measure(stage: &mut Stage, way: Way, rate: u64, seconds: u64) -> Result<Vec<Wait>> {
     let before = goal(stage).await?;
     let mut running = way.start(stage, None).await?;
     running.reach(stage, &before).await?;
@@ -33,15 +42,17 @@ pub async fn measure(stage: &mut Stage, way: Way, rate: u64, seconds: u64) -> Re
         thread::scope(|scope| {
             let writer = scope.spawn(|| alone(write(source, &shared, first, rows, rate)));
             let reader = scope.spawn(|| alone(watch(target, database, &shared, first, rows)));
-            let gone = |_| Err(LabError("a thread of the measurement broke".into()));
-            let written = writer.join().unwrap_or_else(gone);
+            let gone = || LabError("a thread of the measurement broke".into());
+            let written = writer.join().map_err(|_| gone()).flatten();
             shared.last.store(true, Ordering::Release);
-            (written, reader.join().unwrap_or_else(gone))
+            (written, reader.join().map_err(|_| gone()).flatten())
         })
     });
     running.stop(stage).await?;
     let waits = committed?.into_iter().zip(seen?).skip(rate as usize);
-    Ok(waits.map(|(committed, seen)| seen.saturating_duration_since(committed).as_secs_f64() * 1e3).collect())
+    let between = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
+    let wait = |((sent, answered), seen)| Wait { sent: between(sent, seen), answered: between(answered, seen) };
+    Ok(waits.map(wait).collect())
 }
 
 fn alone<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -49,8 +60,8 @@ fn alone<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.map_err(|error| failed(&error))?.block_on(work)
 }
 
-/// Commits rows at the rate; when each was answered.
-async fn write(source: &Cluster, shared: &Shared, first: i64, rows: i64, rate: u64) -> Result<Vec<Instant>> {
+/// Commits rows at the rate; when each was sent and answered.
+async fn write(source: &Cluster, shared: &Shared, first: i64, rows: i64, rate: u64) -> Result<Vec<(Instant, Instant)>> {
     let client = source.connect().await?;
     let insert = client.prepare("insert into probe values ($1::bigint, repeat(md5(($1::bigint)::text), 3))").await;
     let insert = insert.map_err(|error| failed(&error))?;
@@ -58,8 +69,9 @@ async fn write(source: &Cluster, shared: &Shared, first: i64, rows: i64, rate: u
     let mut committed = Vec::with_capacity(rows as usize);
     for id in first..first + rows {
         clock.tick().await;
+        let sent = Instant::now();
         client.execute(&insert, &[&id]).await.map_err(|error| failed(&error))?;
-        committed.push(Instant::now());
+        committed.push((sent, Instant::now()));
         shared.committed.store(id, Ordering::Release);
     }
     Ok(committed)

@@ -72,7 +72,7 @@ fn a_message_never_repeats_what_may_be_the_rest_of_a_password() {
         "postgres://u:a@b?hush=1@h/d",
         "postgres://u:a@b?sslmode=hush@h/d",
         "postgres://u:a@b?connect_timeout=hush@h/d",
-        "postgres://u:a@[hush@h/d",
+        "postgres://u:a@[hush/d",
         "postgres://u:a@[::1]hush/d",
         "postgres://u:a@h,hush/d",
         "postgres://u:a@h:hush/d",

@@ -1,12 +1,15 @@
 //! Gathers transactions into batches, in commit order, and merges ranges of a first copy in at their watermarks.
 //!
-//! There is no timer. While nobody asks, transactions gather up to a size; when apply pulls, what is there leaves.
+//! While nobody asks, transactions gather up to a size; when apply pulls, what is there leaves. Only under load does a
+//! batch wait for company: see `PACE`.
 
 mod window;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::types::{Batch, Change, Closed, Position, Pull, Range, Receiver, Transaction, Watermark};
 use window::Windows;
@@ -21,6 +24,19 @@ pub struct Settings {
     pub batch_bytes: watch::Receiver<usize>,
 }
 
+/// Under load, batches leave no faster than this. What a request costs beside its rows (in PostgREST, in a transaction,
+/// in a commit) is then shared by many rows: with a quick target, batches would stay small and requests eat the time.
+const PACE: Duration = Duration::from_millis(40);
+
+/// So much came while the last batch was on its way, some hundreds of small rows: that is load. Less leaves at once, so
+/// that a steady stream keeps its latency.
+const LOAD_BYTES: usize = 64 * 1024;
+
+/// A row that was committed so long ago waits for those before it: that is catching up, and less is enough for a pause,
+/// some fifteen small rows. Should the clocks of source and host differ by more, batches only leave later under load.
+const BEHIND: Duration = Duration::from_secs(1);
+const BEHIND_BYTES: usize = 4 * 1024;
+
 /// Hands out batches until the source's queue ends and all that it held is handed out, or apply is gone.
 pub async fn run(
     settings: Settings,
@@ -33,15 +49,18 @@ pub async fn run(
     let mut waiting: Option<Pull> = None;
     let metrics = crate::metrics::get();
     let mut ended = false;
+    let mut left = Instant::now();
     loop {
         let limit = *settings.batch_bytes.borrow();
         let full = gathered.bytes >= limit;
+        let due = left + PACE;
+        let paced = gathered.bytes >= enough(&gathered) && Instant::now() < due;
         if let Some(pull) = waiting.take() {
             let anything = gathered.upto > Position::default();
-            if (anything && !pull.full) || full || (ended && anything) {
+            if (anything && !pull.full && !paced) || full || (ended && anything) {
                 // A reply that nobody waits for any more gives the batch back.
                 match pull.reply.send(std::mem::take(&mut gathered)) {
-                    Ok(()) => {}
+                    Ok(()) => left = Instant::now(),
                     Err(batch) => gathered = batch,
                 }
                 continue;
@@ -68,8 +87,16 @@ pub async fn run(
                 Some(pull) => waiting = Some(pull),
                 None => return Err(Closed),
             },
+            () = tokio::time::sleep_until(due), if paced && waiting.is_some() => {}
         }
     }
+}
+
+/// With how much a batch is worth a pause.
+fn enough(batch: &Batch) -> usize {
+    let now = jiff::Timestamp::now().as_microsecond();
+    let behind = batch.committed_at.is_some_and(|at| now.saturating_sub(at) > BEHIND.as_micros() as i64);
+    if behind { BEHIND_BYTES } else { LOAD_BYTES }
 }
 
 fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ranges: &mut mpsc::Receiver<Range>) {
