@@ -215,13 +215,13 @@ async fn rows_that_come_before_and_behind_the_cursor_while_the_copy_is_held_up_a
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_before_the_copy_of_a_table_has_begun_it_does_not_take_its_own_rows_for_a_strangers() {
     let mut rig = Rig::new("create table a (id int primary key, body text); create table b (id int primary key)").await;
-    let rows = "insert into a select i, repeat('wide ', 40) from generate_series(1, 5000) i;
+    let rows = "insert into a select i, repeat('wide ', 40) from generate_series(1, 20000) i;
                 insert into b select i from generate_series(1, 100) i";
     rig.pair.source.execute(rows).await.unwrap();
     std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16 KiB\"\n").unwrap();
     let faults = rig.pair.supabase.faults().clone();
     faults.aim("rpc/lockstep_apply");
-    faults.random(Mishap::Slow(Duration::from_millis(100)), 1.0, 1);
+    faults.random(Mishap::Slow(Duration::from_millis(500)), 1.0, 1);
     rig.start();
     until("a part is copied", async || progress(&rig, "a").await.0 > 0).await;
     rig.pair.source.execute("insert into b values (1000)").await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{Mishap, Port, Stop, TcpProxy, logged};
+use lockstep::lab::{Mishap, Stop, TcpProxy, logged};
 
 use super::rig::{Rig, public, until};
 
@@ -201,22 +201,23 @@ async fn whatever_goes_away_and_comes_back_it_goes_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_refuses_is_asked_less_and_less_often() {
-    let rig = streaming().await;
-    // The slot is taken, for as long as the first one lives: everything is in order but the stream itself.
-    let log = rig.dir.path().join("second.log");
-    let out = std::fs::File::create(&log).unwrap();
-    let mut second = rig.command(&["run"]);
-    second.env("LOCKSTEP_LISTEN", format!("127.0.0.1:{}", Port::free().unwrap().number()));
-    let _second = second.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+async fn a_source_that_is_gone_is_asked_less_and_less_often() {
+    let mut rig = Rig::new(LEDGER).await;
+    let proxy = TcpProxy::start(rig.pair.source.port()).await.unwrap();
+    rig.source_url = proxy.url(&rig.pair.source, "postgres");
+    rig.start();
+    rig.settled().await;
+    proxy.refuse();
     let waits = || {
-        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        let log = std::fs::read_to_string(rig.log()).unwrap_or_default();
         log.lines().filter_map(retry_in).collect::<Vec<f64>>()
     };
     until("it has tried six times", async || waits().len() >= 6).await;
     // From a tenth of a second, doubled each time, and jitter on top.
-    let waits = waits();
-    assert!(waits[0] < 0.5 && waits[5] > 2.0, "the waits do not grow: {waits:?}");
+    let tried = waits();
+    assert!(tried[0] < 0.5 && tried[5] > 2.0, "the waits do not grow: {tried:?}");
+    proxy.resume();
+    rig.settled().await;
 }
 
 /// Seconds of `retry_in=1.5s`.
