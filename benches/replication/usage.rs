@@ -44,10 +44,16 @@ pub fn ended_children(pid: u32) -> f64 {
 
 /// A postmaster and all its children, those that have ended too.
 pub fn family(pid: u32) -> f64 {
-    let Some(parent) = times(pid) else { return 0.0 };
-    let children = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let children = children.filter_map(|entry| times(entry.file_name().to_str()?.parse().ok()?));
-    parent.own + parent.waited_for + children.filter(|times| times.parent == pid).map(|times| times.own).sum::<f64>()
+    loop {
+        let Some(before) = times(pid) else { return 0.0 };
+        let children = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let children = children.filter_map(|entry| times(entry.file_name().to_str()?.parse().ok()?));
+        let alive: f64 = children.filter(|times| times.parent == pid).map(|times| times.own).sum();
+        // A child that ended meanwhile may be in both sums, or in neither: look again.
+        if times(pid).is_some_and(|after| after.waited_for == before.waited_for) {
+            return before.own + before.waited_for + alive;
+        }
+    }
 }
 
 /// Highest resident memory so far, in bytes.
