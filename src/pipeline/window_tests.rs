@@ -247,7 +247,7 @@ impl World {
     fn apply(&mut self, batch: &Batch) {
         for change in &batch.changes {
             match change {
-                Change::Insert { new, .. } => drop(put(&mut self.target, new)),
+                Change::Insert { new, .. } => put(&mut self.target, new),
                 Change::Update { old, new, .. } => {
                     if let Some(old) = old {
                         self.target.remove(&read_back(old).0);

@@ -201,7 +201,7 @@ async fn rows_that_come_before_and_behind_the_cursor_while_the_copy_is_held_up_a
         format!("insert into t values (1, 1), ({at} + 1, 1), ({at} + 305, 1), (39999, 1), (50000, 1)"),
         format!("update t set n = 2 where id in (10, {at}, {at} + 10, {at} + 300, {at} + 3000, 40000)"),
         format!("delete from t where id in (20, {at} - 10, {at} + 20, {at} + 310, 39990)"),
-        format!("update t set id = 39995 where id = 30; update t set id = 15 where id = 39980"),
+        "update t set id = 39995 where id = 30; update t set id = 15 where id = 39980".to_owned(),
         format!("update t set id = {at} + 15 where id = {at} - 20; update t set id = {at} - 5 where id = {at} + 30"),
     ] {
         rig.pair.source.execute(&sql).await.unwrap();
