@@ -22,16 +22,6 @@ const PROMPT: Duration = Duration::from_millis(100);
 /// plainly dead is noticed by TCP within a minute.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// A walsender sends every message by itself, and each one wakes us: under load both sides then spend more on waking
-/// than on the message. So while much comes, a nap before each read lets the socket gather.
-const NAP: Duration = Duration::from_millis(1);
-/// Much is more than 1 kB a millisecond, some 3,000 small transactions a second: what came leaks away at this rate, and
-/// what has not leaked yet tells.
-const LEAK_BYTES_PER_MS: usize = 1024;
-const MUCH_BYTES: usize = 8 * 1024;
-/// Remembered at most: a pause of the source ends the naps within 64 ms.
-const MOST_BYTES: usize = 64 * 1024;
-
 pub(super) struct Reader<'a> {
     settings: &'a Settings,
     stream: Stream,
@@ -46,8 +36,6 @@ pub(super) struct Reader<'a> {
     reply: bool,
     /// When the server was heard last, or was last not listened to.
     heard: Instant,
-    /// What came lately and has not leaked away.
-    recent: usize,
 }
 
 /// The reader's windows on the other parts.
@@ -83,7 +71,6 @@ impl<'a> Reader<'a> {
             reported: None,
             reply: false,
             heard: Instant::now(),
-            recent: 0,
         }
     }
 
@@ -163,17 +150,12 @@ impl<'a> Reader<'a> {
     }
 
     async fn read(&mut self) -> Result<Woken<()>, Fault> {
-        if self.recent >= MUCH_BYTES {
-            tokio::time::sleep(NAP).await;
-        }
         loop {
             let due = self.report().await?;
             tokio::select! {
                 filled = self.stream.fill() => {
-                    let bytes = filled.map_err(|failure| self.fault(&failure))?;
-                    let before = std::mem::replace(&mut self.heard, Instant::now());
-                    let leaked = LEAK_BYTES_PER_MS * (self.heard - before).as_micros().min(1_000_000) as usize / 1000;
-                    self.recent = (self.recent.saturating_sub(leaked) + bytes).min(MOST_BYTES);
+                    filled.map_err(|failure| self.fault(&failure))?;
+                    self.heard = Instant::now();
                     return Ok(Woken::Done(()));
                 }
                 stop = stopped(&mut self.watches.stop) => if stop { return Ok(Woken::Stop) },

@@ -160,8 +160,8 @@ impl Stream {
         }
     }
 
-    /// Waits for more and says how many bytes came; cancelling it loses nothing.
-    pub async fn fill(&mut self) -> Result<usize, Failure> {
+    /// Waits for more; cancelling it loses nothing.
+    pub async fn fill(&mut self) -> Result<(), Failure> {
         self.wire.fill().await.map_err(|e| lost(&self.address, &e))
     }
 

@@ -98,14 +98,14 @@ impl Wire {
         self.stream.flush().await
     }
 
-    /// Waits for bytes and keeps them, and says how many came; cancelling it loses none.
-    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+    /// Waits for bytes and keeps them; cancelling it loses none.
+    pub(super) async fn fill(&mut self) -> io::Result<()> {
         if self.input.capacity() - self.input.len() < LEAST_READ_BYTES {
             self.input.reserve(READ_BYTES);
         }
         match self.stream.read_buf(&mut self.input).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
-            bytes => Ok(bytes),
+            _ => Ok(()),
         }
     }
 
