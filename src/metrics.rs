@@ -35,7 +35,7 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     pub in_flight_bytes: IntGauge,
     pub queued_bytes: IntGauge,
-    /// By class: `source`, `transient`, `row`, `setup`.
+    /// By class: `source`, `transient`, `setup`.
     pub retries: IntCounterVec,
     pub duplicates: IntCounter,
     pub gaps: IntCounter,
@@ -94,7 +94,7 @@ impl Metrics {
         for side in ["source", "target"] {
             metrics.connected.with_label_values(&[side]).set(0);
         }
-        for class in ["source", "transient", "row", "setup"] {
+        for class in ["source", "transient", "setup"] {
             metrics.retries.with_label_values(&[class]);
         }
         metrics

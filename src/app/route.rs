@@ -182,10 +182,8 @@ async fn stream(
     parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-    let (limit, batch_bytes) = watch::channel(settings.apply.max_batch_bytes);
-    let gathering = pipeline::Settings { run, keys, batch_bytes };
+    let gathering = pipeline::Settings { run, keys, batch_bytes: settings.apply.max_batch_bytes };
     parts.spawn(async move {
-        let _limit = limit;
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
         Ok(())

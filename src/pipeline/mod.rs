@@ -8,7 +8,7 @@ mod window;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::types::{Batch, Change, Closed, Position, Pull, Range, Receiver, Transaction, Watermark};
@@ -21,7 +21,7 @@ pub struct Settings {
     /// Names of each replicated table's key columns, by oid.
     pub keys: HashMap<u32, Vec<String>>,
     /// Size at which a batch is full.
-    pub batch_bytes: watch::Receiver<usize>,
+    pub batch_bytes: usize,
 }
 
 /// Under load, batches leave no faster than this. What a request costs beside its rows (in PostgREST, in a transaction,
@@ -51,7 +51,7 @@ pub async fn run(
     let mut ended = false;
     let mut left = Instant::now();
     loop {
-        let limit = *settings.batch_bytes.borrow();
+        let limit = settings.batch_bytes;
         let full = gathered.bytes >= limit;
         let due = left + PACE;
         let paced = gathered.bytes >= enough(&gathered) && Instant::now() < due;
