@@ -7,7 +7,7 @@
 //! workflows   reconcile   jobs            decide and repair
 //! capture │ pipeline │ apply              strangers to each other: they share nouns, never names
 //! ledger                                  our own tables
-//! pg │ rest │ scheduler │ http │ lab      tools
+//! pg │ rest │ scheduler │ http │ lab      tools; schema and remedy are made of them
 //! types │ clock │ metrics │ status        ground
 //! ```
 
@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod pg;
 pub mod pipeline;
 pub mod reconcile;
+pub mod remedy;
 pub mod rest;
 pub mod schema;
 pub mod status;

@@ -15,12 +15,12 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["clock"]),
     (2, &["metrics", "status"]),
     (3, &["pg", "rest", "scheduler", "http"]),
-    (4, &["schema", "setup", "lab"]), // tools that are made of tools
+    (4, &["schema", "setup", "lab", "remedy"]), // tools that are made of tools
     (5, &["ledger"]),
     (6, &["capture", "pipeline", "apply"]),
     (7, &["workflows", "reconcile", "jobs"]),
     (8, &["config"]), // beside the way: only app and cli know it
-    (9, &["app"]),
+    (9, &["app", "doctor"]),
     (10, &["cli"]),
 ];
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::config::Existing;
 use crate::pg::quote;
+use crate::remedy::{self, shell};
 use crate::types::{Fault, Table};
 
 /// What the target says about one table.
@@ -69,60 +70,47 @@ fn columns(table: &Table, finding: &Finding) -> Option<(String, String)> {
     if finding.missing_columns.is_empty() {
         return None;
     }
-    let name = quote::table(&table.name);
     let type_of = |column: &String| table.columns.iter().find(|c| &c.name == column).map_or("text", |c| &c.type_name);
-    let adds: Vec<String> = finding
-        .missing_columns
-        .iter()
-        .map(|column| format!("add column {} {}", quote::ident(column), type_of(column)))
-        .collect();
+    let adds: Vec<(&str, &str)> =
+        finding.missing_columns.iter().map(|column| (column.as_str(), type_of(column))).collect();
     let kept = table.columns.iter().map(|column| &column.name).filter(|name| !finding.missing_columns.contains(name));
     let kept: toml::Value = kept.cloned().collect::<Vec<_>>().into();
     let place = toml::Value::from(table.name.to_string());
     Some((
         format!("{} lacks columns in Supabase: {}", table.name, finding.missing_columns.join(", ")),
         format!(
-            "in Supabase: alter table {name} {};\n       or leave them out, at the top of lockstep.toml: \
-             table.{place}.columns = {kept}",
-            adds.join(", "),
+            "in Supabase: {};\n       or leave them out, at the top of lockstep.toml: table.{place}.columns = {kept}",
+            remedy::add_columns(&table.name, &adds),
         ),
     ))
 }
 
 fn key(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let key: Vec<String> = table.key.iter().map(|column| quote::ident(column)).collect();
-    let key = key.join(", ");
+    let key = remedy::idents(&table.key);
     let add = if finding.other_key { "unique" } else { "primary key" };
-    let fix = format!("in Supabase: alter table {} add {add} ({key});", quote::table(&table.name));
+    let fix = format!("in Supabase: {};", remedy::add_key(&table.name, add, &table.key));
     (!finding.has_key).then(|| (format!("{} has no unique key ({key}) in Supabase", table.name), fix))
 }
 
 fn rights(table: &Table, finding: &Finding) -> Option<(String, String)> {
     let rights = finding.missing_rights.join(", ");
-    let fix = format!("in Supabase: grant {rights} on {} to service_role;", quote::table(&table.name));
+    let fix = format!("in Supabase: {};", remedy::grant(&finding.missing_rights, &table.name, "service_role"));
     (!rights.is_empty()).then(|| (format!("service_role may not {rights} on {} in Supabase", table.name), fix))
 }
 
 fn generated(table: &Table, finding: &Finding) -> Option<(String, String)> {
     let columns = finding.generated_columns.join(", ");
-    let drops = each(&finding.generated_columns, "drop expression");
-    let fix = format!("in Supabase: alter table {} {drops};", quote::table(&table.name));
+    let drops = remedy::alter_columns(&table.name, &finding.generated_columns, "drop expression");
+    let fix = format!("in Supabase: {drops};");
     let cause = || format!("{} computes columns in Supabase that are written at the source: {columns}", table.name);
     (!columns.is_empty()).then(|| (cause(), fix))
 }
 
-/// `alter column a drop …, alter column b drop …`
-fn each(columns: &[String], what: &str) -> String {
-    let all: Vec<String> = columns.iter().map(|name| format!("alter column {} {what}", quote::ident(name))).collect();
-    all.join(", ")
-}
-
 fn required(table: &Table, finding: &Finding) -> Option<(String, String)> {
-    let name = quote::table(&table.name);
-    let drops = each(&finding.required_columns, "drop not null");
+    let drops = remedy::alter_columns(&table.name, &finding.required_columns, "drop not null");
     let columns = finding.required_columns.join(", ");
     let cause = format!("{} demands values in Supabase that the source does not send: {columns}", table.name);
-    (!drops.is_empty()).then(|| (cause, format!("in Supabase: alter table {name} {drops};")))
+    (!columns.is_empty()).then(|| (cause, format!("in Supabase: {drops};")))
 }
 
 fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
@@ -136,10 +124,4 @@ fn occupied(table: &Table, finding: &Finding) -> Option<(String, String)> {
             ),
         )
     })
-}
-
-/// An argument as a shell takes it.
-fn shell(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -1,12 +1,13 @@
 //! What is said when a slot cannot be had, and how it is mended.
 
 use crate::pg::{Client, quote};
+use crate::remedy;
 use crate::types::Fault;
 
 pub(super) fn wal_level(level: &str) -> Fault {
     Fault::stop(
         format!("the source's wal_level is {level}; a replication slot needs logical"),
-        "alter system set wal_level = logical; then restart the server",
+        format!("{}; {}", remedy::WAL_LEVEL, remedy::RESTART),
     )
 }
 
@@ -18,10 +19,7 @@ pub(super) fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
 pub(super) fn lost_slot(slot: &str) -> Fault {
     Fault::stop(
         format!("slot {slot} is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)"),
-        format!(
-            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
-            quote::literal(slot)
-        ),
+        format!("{}; then start again: both sides are compared and repaired", remedy::drop_slot(slot)),
     )
 }
 
@@ -57,6 +55,6 @@ pub(super) async fn no_free_slot(client: &Client) -> Fault {
     };
     Fault::stop(
         "the source has no free replication slot (max_replication_slots)",
-        format!("alter system set max_replication_slots = 20; then restart the server{drop}"),
+        format!("{}; {}{drop}", remedy::MORE_SLOTS, remedy::RESTART),
     )
 }

@@ -3,6 +3,7 @@
 use super::refusal::wal_level;
 use crate::pg::replication::{Connection, System};
 use crate::pg::{Client, Url, client};
+use crate::remedy;
 use crate::types::Fault;
 
 const SERVER: &str = "select current_setting('server_version_num')::int4, current_setting('wal_level'), \
@@ -52,7 +53,7 @@ impl Server {
         if self.max_wal_senders == 0 {
             return Err(Fault::stop(
                 "the source's max_wal_senders is 0: nobody may replicate",
-                "alter system set max_wal_senders = 10; then restart the server",
+                format!("{}; {}", remedy::MORE_SENDERS, remedy::RESTART),
             ));
         }
         Ok(())
