@@ -54,6 +54,7 @@ select jsonb_build_object(
     'database', current_database(),
     'encoding', getdatabaseencoding(),
     'role', q.reader,
+    'owner', current_user,
     'superuser', r.rolsuper, 'replication', r.rolreplication, 'bypass_rls', r.rolbypassrls,
     'owner_bypasses_rls', (select o.rolsuper or o.rolbypassrls from pg_roles o where o.rolname = current_user),
     'rds', exists (select from pg_roles m where m.rolname = 'rds_replication'),
@@ -162,12 +163,17 @@ select jsonb_build_object(
     'usage', q.reader_oid <> 0 and has_schema_privilege(q.reader_oid, w.nspname, 'usage'),
     'rights', (select coalesce(jsonb_agg(need), '[]') from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
                where q.reader_oid <> 0 and has_table_privilege(q.reader_oid, w.oid, need)),
+    'owner_lacks', (select coalesce(jsonb_agg(need), '[]') from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) need
+                    where not has_table_privilege(w.oid, need)),
     -- Who holds only the publishable key.
     'anon', exists (select from pg_roles r where r.rolname = 'anon' and has_schema_privilege(r.oid, w.nspname, 'usage')
                       and has_table_privilege(r.oid, w.oid, 'select')),
     'columns', (select coalesce(jsonb_agg(jsonb_build_object('name', a.attname,
         'type', substr(format_type(a.atttypid, a.atttypmod), t.from_char),
         'extension', t.extension, 'not_null', a.attnotnull, 'default', a.atthasdef,
+        -- By such a collation unlike texts may be equal.
+        'loose', exists (select from pg_collation l join pg_attribute o on o.attcollation = l.oid
+                         where o.attrelid = w.oid and o.attnum = a.attnum and not l.collisdeterministic),
         'identity', a.attidentity, 'generated', a.attgenerated) order by a.attnum), '[]')
       from attributes a join types t on t.oid = a.atttypid where a.attrelid = w.oid),
     'uniques', (select coalesce(jsonb_agg(jsonb_build_object('name', i.indexrelid::regclass::text, 'primary', i.indisprimary,
@@ -185,8 +191,12 @@ select jsonb_build_object(
         'schema', rn.nspname, 'table', r.relname) order by k.conname), '[]')
       from pg_constraint k left join pg_class r on r.oid = k.confrelid left join pg_namespace rn on rn.oid = r.relnamespace
       where k.conrelid = w.oid and k.contype in ('c', 'x', 'f')),
-    'triggers', (select coalesce(jsonb_agg(jsonb_build_object('name', g.tgname, 'enabled', g.tgenabled) order by g.tgname), '[]')
-                 from pg_trigger g where g.tgrelid = w.oid and not g.tgisinternal),
+    'triggers', (select coalesce(jsonb_agg(jsonb_build_object('name', g.tgname, 'enabled', g.tgenabled,
+                   'function', format('%I.%I', gn.nspname, f.proname), 'owner', pg_get_userbyid(f.proowner),
+                   'foreign', f.proowner <> w.relowner and f.proowner <> (select r.oid from pg_roles r where r.rolname = current_user))
+                   order by g.tgname), '[]')
+                 from pg_trigger g join pg_proc f on f.oid = g.tgfoid join pg_namespace gn on gn.oid = f.pronamespace
+                 where g.tgrelid = w.oid and not g.tgisinternal),
     'partition_key', case when w.relkind = 'p' then pg_get_partkeydef(w.oid) end,
     'partitions', (select coalesce(jsonb_agg(jsonb_build_object('schema', pn.nspname, 'name', p.relname,
         'bound', pg_get_expr(p.relpartbound, p.oid), 'identity', p.relreplident, 'persistence', p.relpersistence,

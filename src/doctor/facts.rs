@@ -55,8 +55,11 @@ pub struct Server {
     pub encoding: String,
     /// Whose rights were asked for.
     pub role: String,
+    /// Who asked: in the target the owner of our functions.
+    pub owner: String,
     pub superuser: bool,
     pub replication: bool,
+    pub bypass_rls: bool,
     pub owner_bypasses_rls: bool,
     /// Amazon's service: a role takes the place of the attribute.
     pub rds: bool,
@@ -158,6 +161,8 @@ pub struct Named {
 pub struct Door {
     pub name: String,
     pub settings: Option<Vec<String>>,
+    /// Runs with its owner's rights.
+    pub definer: bool,
     /// Roles without the right key that may call it.
     pub strangers: Vec<String>,
     /// Whether service_role may; none where there is no such role.
@@ -215,6 +220,7 @@ pub struct Table {
     /// Whether the reader may use its schema.
     pub usage: bool,
     pub rights: Vec<String>,
+    pub owner_lacks: Vec<String>,
     /// Whether whoever holds the publishable key may select, as far as grants go.
     pub anon: bool,
     pub columns: Vec<Column>,
@@ -243,6 +249,8 @@ pub struct Column {
     pub extension: Option<String>,
     pub not_null: bool,
     pub default: bool,
+    /// Its collation takes unlike texts for equal.
+    pub loose: bool,
     /// As `attidentity`: `a` always, `d` by default.
     pub identity: String,
     pub generated: String,
@@ -282,6 +290,11 @@ pub struct Trigger {
     pub name: String,
     /// As `tgenabled`: O, D, R, A.
     pub enabled: String,
+    pub function: String,
+    /// Whose code it is.
+    pub owner: String,
+    /// Neither the table's owner's nor ours.
+    pub foreign: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

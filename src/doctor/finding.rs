@@ -22,10 +22,10 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
+    Settings,
     Source,
     Target,
     Tables,
-    Network,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -96,6 +96,11 @@ impl Trouble {
 
     pub fn warn(what: impl Into<String>) -> Self {
         Self { level: Level::Warn, ..Self::bad(what) }
+    }
+
+    /// Nothing is wrong; this is how it is.
+    pub fn ok(what: impl Into<String>) -> Self {
+        Self { level: Level::Ok, ..Self::bad(what) }
     }
 
     pub fn unknown(what: impl Into<String>) -> Self {
@@ -186,9 +191,9 @@ impl Report {
         self.findings.iter().filter(|finding| finding.level == level).count()
     }
 
-    /// 0 nothing is bad, 1 something is, 2 a side could not be looked at.
+    /// 0 all is well, 1 something is to be mended, 2 a side could not be looked at.
     pub fn exit_code(&self) -> u8 {
-        match (self.source_seen && self.target_seen, self.count(Level::Bad)) {
+        match (self.source_seen && self.target_seen, self.count(Level::Bad) + self.count(Level::Warn)) {
             (false, _) => 2,
             (true, 0) => 0,
             (true, _) => 1,
