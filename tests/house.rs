@@ -20,8 +20,9 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["capture", "pipeline", "apply"]),
     (7, &["workflows", "reconcile", "jobs"]),
     (8, &["config"]), // beside the way: only app and cli know it
-    (9, &["app", "doctor"]),
-    (10, &["cli"]),
+    (9, &["app"]),
+    (10, &["doctor"]), // says what app would say
+    (11, &["cli"]),
 ];
 
 /// Parts that may name less than their floor allows.

@@ -1,9 +1,9 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
-mod judge;
-mod preflight;
-mod recovery;
+pub(crate) mod judge;
+pub(crate) mod preflight;
+pub(crate) mod recovery;
 mod report;
 mod route;
 
@@ -20,6 +20,7 @@ use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use route::ROUTE;
+pub(crate) use route::same_source;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.

@@ -76,11 +76,16 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
         one.choose(table.ok_or_else(|| config::not_chosen(name))?)?;
     }
     if tables.is_empty() {
-        let schemas = settings.tables.schemas.join(", ");
-        let fix = "choose others with [tables] schemas or include, or: alter table … add primary key (…)";
-        return Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix));
+        none_chosen(settings)?;
     }
     Ok(tables)
+}
+
+/// The settings choose tables, and none can be replicated.
+pub(crate) fn none_chosen(settings: &Settings) -> Result<(), Fault> {
+    let schemas = settings.tables.schemas.join(", ");
+    let fix = "choose others with [tables] schemas or include, or: alter table … add primary key (…)";
+    Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix))
 }
 
 const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \
@@ -153,7 +158,7 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
 }
 
-fn other_version(installed: i64) -> Option<Fault> {
+pub(crate) fn other_version(installed: i64) -> Option<Fault> {
     let (which, fix) = match installed.cmp(&INSTALLED) {
         Ordering::Equal => return None,
         Ordering::Less => ("older than", INSTALL),

@@ -13,9 +13,10 @@ use super::Settings;
 
 pub mod publication;
 mod refusal;
-mod server;
+pub(crate) mod server;
 
-use refusal::{gone_slot, in_use, lost_slot, no_free_slot, waits, wal_level};
+pub(crate) use refusal::{NO_FREE_SLOT, lost_slot};
+use refusal::{gone_slot, in_use, no_free_slot, waits, wal_level};
 use server::{Server, identify};
 
 /// Which cluster it is, known before anything is made there. `ensure` says it too.
@@ -141,20 +142,7 @@ impl Slot {
     /// Whether it is ours to stream from.
     fn judge(&self, database: &str) -> Result<(), Fault> {
         let name = &self.name;
-        let other = "choose another name for the slot, or drop this one if nobody needs it";
-        let drop = remedy::drop_slot(name);
-        if self.plugin != "pgoutput" {
-            return Err(Fault::stop(
-                format!("slot {name} exists with another plugin ({})", self.plugin),
-                format!("{other}: {drop}"),
-            ));
-        }
-        if self.database != database {
-            return Err(Fault::stop(
-                format!("slot {name} belongs to database {}, not to {database}", self.database),
-                format!("{other}: {drop}"),
-            ));
-        }
+        judge_kind(name, &self.plugin, &self.database, database)?;
         if self.wal_status == "lost" {
             return Err(lost_slot(name));
         }
@@ -163,6 +151,17 @@ impl Slot {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a slot of this plugin, in this database, can be ours.
+pub(crate) fn judge_kind(name: &str, plugin: &str, its_database: &str, database: &str) -> Result<(), Fault> {
+    let other = "choose another name for the slot, or drop this one if nobody needs it";
+    let cause = match (plugin, its_database) {
+        ("pgoutput", at) if at == database => return Ok(()),
+        ("pgoutput", at) => format!("slot {name} belongs to database {at}, not to {database}"),
+        (plugin, _) => format!("slot {name} exists with another plugin ({plugin})"),
+    };
+    Err(Fault::stop(cause, format!("{other}: {}", remedy::drop_slot(name))))
 }
 
 /// Before streaming: what the slot has on record, and that it still holds what comes after `resume`.

@@ -5,19 +5,32 @@ use std::net::IpAddr;
 use super::facts::{self, Facts};
 use super::finding::Trouble;
 use super::listing::Listing;
-use crate::config::Settings;
+use crate::config::{Problem, Settings};
 use crate::pg::Url;
 use crate::pg::catalog::LeftOut;
 use crate::pg::replication::System;
 use crate::rest::Failure;
-use crate::types::{Fault, Table};
+use crate::types::{Fault, Table, TableName};
 
 pub struct Case {
     pub settings: Settings,
+    /// Why the key in the settings will not do.
+    pub key: Option<Problem>,
+    /// Files with secrets that others may read, and their modes.
+    pub readable: Vec<(String, u32)>,
+    pub listen: Listen,
     pub source: Result<Source, Trouble>,
     pub target: Target,
     /// What the names of both ends resolve to.
     pub source_addresses: Vec<IpAddr>,
+}
+
+/// The page's address.
+pub enum Listen {
+    Free,
+    /// A Lockstep answers there.
+    Ours,
+    Refused(Fault),
 }
 
 pub struct Source {
@@ -27,6 +40,8 @@ pub struct Source {
     /// The chosen tables, with the chosen columns.
     pub tables: Vec<Table>,
     pub left_out: Vec<LeftOut>,
+    /// Foreign tables and the like, in the chosen schemas.
+    pub not_tables: Vec<(TableName, &'static str)>,
     /// What is wrong with the choice itself.
     pub choice: Vec<Fault>,
     /// Whether a walsender answers there.
@@ -36,8 +51,6 @@ pub struct Source {
 }
 
 pub struct Target {
-    /// Where it is, for people.
-    pub address: String,
     pub rest: Rest,
     /// Its catalogs, through our door or a direct connection.
     pub facts: Option<Facts>,
@@ -53,7 +66,7 @@ pub struct Target {
 /// What the REST end answered when our door was called.
 pub enum Rest {
     /// Address or key are not there, or will not do.
-    NotSet(String),
+    NotSet(Trouble),
     Failed(Failure),
     Works,
 }

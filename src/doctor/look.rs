@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::case::{Case, Clock, Rest, Source, Target};
+use super::case::{Case, Clock, Listen, Rest, Source, Target};
 use super::facts::Facts;
 use super::finding::Trouble;
 use super::listing::Listing;
+use crate::app::ROUTE;
 use crate::config::{Problem, Settings};
+use crate::http;
 use crate::ledger::install::FACTS;
 use crate::pg::catalog::{self, Survey};
 use crate::pg::replication::{Connection, System};
@@ -21,16 +25,15 @@ use crate::rest::{self, Body};
 use crate::types::{Fault, Table, TableName};
 
 /// Whom to look at.
+#[derive(Clone)]
 pub struct Ask {
     pub settings: Settings,
     /// Why the key in the settings will not do.
     pub key: Option<Problem>,
-    /// The source, where it is another than the settings'.
-    pub source_url: Option<Url>,
     /// A direct connection to the target.
     pub target_url: Option<Url>,
-    /// The route whose memory is asked for.
-    pub route: String,
+    /// The settings file.
+    pub file: PathBuf,
 }
 
 pub(super) async fn look(ask: Ask) -> Case {
@@ -51,13 +54,33 @@ pub(super) async fn look(ask: Ask) -> Case {
     {
         source.script = crate::schema::sql(client, &ask.settings.tables.selection()).await.ok();
     }
-    Case { settings: ask.settings, source, target, source_addresses }
+    let readable = [".env".as_ref(), ask.file.as_path()].into_iter().filter_map(readable).collect();
+    let listen = listen(&ask.settings).await;
+    Case { settings: ask.settings, key: ask.key, readable, listen, source, target, source_addresses }
 }
 
-fn source_url(ask: &Ask) -> Result<Url, Trouble> {
-    if let Some(url) = &ask.source_url {
-        return Ok(url.clone());
+/// A file with secrets that others on this host may read.
+fn readable(path: &Path) -> Option<(String, u32)> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    let text = std::fs::read_to_string(path).ok()?;
+    let secret = ["sb_secret_", "eyJ", "postgres://", "postgresql://", "TOKEN=", "token ="];
+    let told = mode & 0o077 != 0 && secret.iter().any(|mark| text.contains(mark));
+    told.then(|| (path.display().to_string(), mode))
+}
+
+async fn listen(settings: &Settings) -> Listen {
+    let Err(fault) = http::bind(settings.http.listen).await else { return Listen::Free };
+    let ask = async {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+        client.get(format!("http://{}/healthz", settings.http.listen)).send().await?.text().await
+    };
+    match ask.await {
+        Ok(answer) if answer == "alive\n" => Listen::Ours,
+        _ => Listen::Refused(fault),
     }
+}
+
+pub(super) fn source_url(ask: &Ask) -> Result<Url, Trouble> {
     let fix = "set it in the environment or in .env";
     let text = ask.settings.source.url().map_err(|problem| Trouble::bad(problem.to_string()).by_hand(fix))?;
     Url::parse(text.expose_secret()).map_err(|cause| Trouble::bad(format!("DATABASE_URL: {cause}")).by_hand("correct it"))
@@ -92,11 +115,26 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
         }
     }
     let request = json!({"slot": ask.settings.source.slot, "publication": ask.settings.source.publication,
-        "route": ask.route});
+        "route": ROUTE});
     let facts = facts(&client, &request, &names(&tables)).await?;
+    let not_tables = not_tables(&client, &ask.settings).await?;
     let replication = replication(&url).await;
     *keep = Some(client);
-    Ok(Source { url, facts, clock, tables, left_out, choice, replication, script: None })
+    Ok(Source { url, facts, clock, tables, left_out, not_tables, choice, replication, script: None })
+}
+
+const NOT_TABLES: &str = "select n.nspname::text, c.relname::text, c.relkind::text \
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+     where c.relkind in ('f', 'm') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1, 2";
+
+async fn not_tables(client: &Client, settings: &Settings) -> Result<Vec<(TableName, &'static str)>, Fault> {
+    let selection = settings.tables.selection();
+    let rows = client.query(NOT_TABLES, &[]).await.map_err(|error| pg::client::fault(&error))?;
+    let all = rows.iter().map(|row| {
+        let kind = if row.get::<_, String>(2) == "f" { "foreign table" } else { "materialized view" };
+        (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), kind)
+    });
+    Ok(all.filter(|(name, _)| selection.takes(name)).collect())
 }
 
 async fn replication(url: &Url) -> Result<System, Fault> {
@@ -179,13 +217,8 @@ async fn target(ask: &Ask, tables: &[TableName]) -> Target {
             (seen.facts, seen.clock) = (Some(facts), Some(clock));
         }
     }
-    let address = match (&ask.settings.supabase.url, &ask.target_url) {
-        (Some(url), _) => url.to_string(),
-        (None, Some(url)) => url.address(),
-        (None, None) => "Supabase".into(),
-    };
     let Seen { facts, listing, exposed, clock } = seen;
-    Target { address, rest, facts, listing, exposed, clock, direct }
+    Target { rest, facts, listing, exposed, clock, direct }
 }
 
 #[derive(Default)]
@@ -196,30 +229,22 @@ struct Seen {
     clock: Option<Clock>,
 }
 
-fn client(ask: &Ask) -> Result<rest::Client, String> {
-    if let Some(problem) = &ask.key {
-        return Err(problem.to_string());
+fn client(ask: &Ask) -> Result<rest::Client, Trouble> {
+    if ask.key.is_some() {
+        return Err(Trouble::unknown("without a key that may write it is not asked"));
     }
-    let (url, key) = ask.settings.supabase.endpoint().map_err(|problem| problem.to_string())?;
-    let ca_pem = ask.settings.supabase.ca_pem().map_err(|fault| fault.to_string())?;
-    let settings = rest::Settings {
-        url: url.as_url().to_string(),
-        key: key.clone(),
-        ca_pem,
-        timeout: ask.settings.supabase.timeout,
-    };
-    rest::Client::new(&settings).map_err(|fault| fault.to_string())
+    crate::app::preflight::client(&ask.settings).map_err(|fault| Trouble::fault(&fault))
 }
 
 async fn through_rest(client: &rest::Client, ask: &Ask, tables: &[TableName]) -> (Rest, Seen) {
     let mut seen = Seen::default();
-    let request = json!({"slot": null, "publication": null, "route": ask.route});
+    let request = json!({"slot": null, "publication": null, "route": ROUTE});
     let examine = async |request: Value| -> Result<Value, rest::Failure> {
         client.rpc("lockstep_examine", Body::Json(json!({"request": request}))).await
     };
     // Once for nothing: whether it answers, and its clock.
     let before = seconds();
-    let first = examine(json!({"tables": [], "route": ask.route})).await;
+    let first = examine(json!({"tables": [], "route": ROUTE})).await;
     let after = seconds();
     let rest = match first {
         Ok(answer) => {
@@ -230,7 +255,7 @@ async fn through_rest(client: &rest::Client, ask: &Ask, tables: &[TableName]) ->
                         seen.facts = Some(facts);
                         Rest::Works
                     }
-                    Err(fault) => Rest::NotSet(fault.to_string()),
+                    Err(fault) => Rest::NotSet(Trouble::fault(&fault)),
                 },
                 Err(failure) => Rest::Failed(failure),
             }
@@ -265,7 +290,7 @@ async fn describe(client: &rest::Client, tables: &[TableName], seen: &mut Seen) 
 async fn directly(url: &Url, ask: &Ask, tables: &[TableName]) -> Result<(Facts, Clock), Fault> {
     let client = pg::connect(url, "lockstep doctor").await?;
     let clock = clock(&client).await?;
-    let request = json!({"reader": "service_role", "route": ask.route});
+    let request = json!({"reader": "service_role", "route": ROUTE});
     let mut facts = facts(&client, &request, tables).await?;
     // Tried, not looked up: on Supabase a hook on the statement permits it.
     let suppress = "begin; set local session_replication_role = replica";

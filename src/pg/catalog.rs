@@ -94,7 +94,7 @@ fn refused(table: &TableName, why: Why) -> Fault {
 }
 
 /// How a table that was left out can take part.
-fn fix(table: &TableName, why: Why) -> String {
+pub(crate) fn fix(table: &TableName, why: Why) -> String {
     let name = quote::table(table);
     match why {
         Why::Ours | Why::ExtensionOwned => "take it off the list of tables".to_owned(),

@@ -35,7 +35,7 @@ pub(super) async fn ensure(client: &Client, want: &Want<'_>, version: u32, slot_
 
 /// The publication is not there, though its slot is: the stream reads the catalogs as they were at each change, so one
 /// that is created now does not exist for what the slot still holds.
-pub(super) fn gone(slot: &str, publication: &str) -> Fault {
+pub(crate) fn gone(slot: &str, publication: &str) -> Fault {
     Fault::stop(
         format!(
             "publication {publication} was dropped or made anew while slot {slot} existed, which cannot go on without it"

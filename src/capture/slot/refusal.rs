@@ -16,7 +16,7 @@ pub(super) fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
     Fault::retry(format!("slot {slot} is in use by pid {pid} ({application})"))
 }
 
-pub(super) fn lost_slot(slot: &str) -> Fault {
+pub(crate) fn lost_slot(slot: &str) -> Fault {
     Fault::stop(
         format!("slot {slot} is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)"),
         format!("{}; then start again: both sides are compared and repaired", remedy::drop_slot(slot)),
@@ -44,6 +44,8 @@ pub(super) async fn waits(client: &Client, slot: &str) -> Fault {
     Fault::retry(format!("slot {slot} can be created once every transaction that writes now has ended{oldest}"))
 }
 
+pub(crate) const NO_FREE_SLOT: &str = "the source has no free replication slot (max_replication_slots)";
+
 const UNUSED: &str = "select slot_name::text from pg_replication_slots where not active order by 1 limit 5";
 
 pub(super) async fn no_free_slot(client: &Client) -> Fault {
@@ -54,7 +56,7 @@ pub(super) async fn no_free_slot(client: &Client) -> Fault {
         names => format!("; or drop one that nobody needs: select pg_drop_replication_slot({})", names.join(" | ")),
     };
     Fault::stop(
-        "the source has no free replication slot (max_replication_slots)",
+        NO_FREE_SLOT,
         format!("{}; {}{drop}", remedy::MORE_SLOTS, remedy::RESTART),
     )
 }
