@@ -29,6 +29,12 @@ pub fn terminate(pid: &str) -> String {
     format!("select pg_terminate_backend({pid})")
 }
 
+/// The session that takes the mark away is bound by it itself.
+pub fn writable(database: &str) -> [String; 2] {
+    let reset = format!("alter database {} reset default_transaction_read_only", ident(database));
+    ["set default_transaction_read_only = off".into(), reset]
+}
+
 pub fn create_publication(publication: &str, tables: &[TableName]) -> String {
     let tables = match tables {
         [] => String::new(),

@@ -84,7 +84,7 @@ fn show(report: &Report, paint: Paint) -> String {
     let rows: Vec<Vec<String>> = report
         .findings
         .iter()
-        .map(|finding| vec![word(finding.level).into(), finding.code.into(), finding.what.clone()])
+        .map(|finding| vec![format!("{:4}", word(finding.level)), finding.code.into(), finding.what.clone()])
         .collect();
     let mut out = String::new();
     let mut group = None;

@@ -160,7 +160,7 @@ const PINNED: &str = "set search_path = pg_catalog, pg_temp; set datestyle = 'IS
 
 async fn facts(client: &Client, request: &Value, tables: &[TableName]) -> Result<Facts, Fault> {
     client.batch_execute(PINNED).await.map_err(|error| pg::client::fault(&error))?;
-    let statement = client.prepare(FACTS).await.map_err(|error| pg::client::fault(&error))?;
+    let statement = client.prepare_typed(FACTS, &[tokio_postgres::types::Type::JSONB]).await.map_err(|error| pg::client::fault(&error))?;
     gather(request, tables, async |request| {
         let row = client.query_one(&statement, &[&JsonB(request)]).await.map_err(|error| pg::client::fault(&error))?;
         let JsonB(answer) = row.try_get(0).map_err(|error| pg::client::fault(&error))?;
@@ -207,11 +207,11 @@ fn read(answer: Value, of: &str) -> Result<Facts, Fault> {
 async fn target(ask: &Ask, tables: &[TableName]) -> Target {
     let (rest, mut seen) = match client(ask) {
         Err(trouble) => (Rest::NotSet(trouble), Seen::default()),
-        Ok(client) => through_rest(&client, ask, tables).await,
+        Ok(client) => through_rest(&client, tables).await,
     };
     let mut direct = None;
     if let Some(url) = &ask.target_url {
-        let looked = directly(url, ask, tables).await;
+        let looked = directly(url, tables).await;
         direct = Some(looked.as_ref().map(|_| ()).map_err(Clone::clone));
         if let Ok((facts, clock)) = looked {
             (seen.facts, seen.clock) = (Some(facts), Some(clock));
@@ -236,7 +236,7 @@ fn client(ask: &Ask) -> Result<rest::Client, Trouble> {
     crate::app::preflight::client(&ask.settings).map_err(|fault| Trouble::fault(&fault))
 }
 
-async fn through_rest(client: &rest::Client, ask: &Ask, tables: &[TableName]) -> (Rest, Seen) {
+async fn through_rest(client: &rest::Client, tables: &[TableName]) -> (Rest, Seen) {
     let mut seen = Seen::default();
     let request = json!({"slot": null, "publication": null, "route": ROUTE});
     let examine = async |request: Value| -> Result<Value, rest::Failure> {
@@ -287,7 +287,7 @@ async fn describe(client: &rest::Client, tables: &[TableName], seen: &mut Seen) 
     seen.listing = Some(listing);
 }
 
-async fn directly(url: &Url, ask: &Ask, tables: &[TableName]) -> Result<(Facts, Clock), Fault> {
+async fn directly(url: &Url, tables: &[TableName]) -> Result<(Facts, Clock), Fault> {
     let client = pg::connect(url, "lockstep doctor").await?;
     let clock = clock(&client).await?;
     let request = json!({"reader": "service_role", "route": ROUTE});

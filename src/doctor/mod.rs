@@ -47,21 +47,22 @@ pub async fn examine(ask: Ask) -> Report {
 }
 
 fn judge(case: &Case) -> Report {
-    let (source_seen, target_seen) = (case.source.is_ok(), case.target.facts.is_some());
+    let (source_seen, catalogs) = (case.source.is_ok(), case.target.facts.is_some());
     let mut findings = Vec::new();
     for check in CHECKS {
-        let seen = match check.sees {
-            Sees::Anything => true,
-            Sees::Source => source_seen,
-            Sees::Target => target_seen,
-            Sees::Both => source_seen && target_seen,
+        let unseen = match check.sees {
+            Sees::Source | Sees::Both if !source_seen => Some("the source could not be looked at"),
+            Sees::Target | Sees::Both if !catalogs => Some("Supabase could not be looked at"),
+            _ => None,
         };
-        let troubles = match seen {
-            true => (check.run)(case),
-            false => vec![Trouble::unknown("could not be looked at")],
+        let troubles = match unseen {
+            None => (check.run)(case),
+            Some(why) => vec![Trouble::unknown(why)],
         };
         findings.extend(finished(check, troubles));
     }
+    // Without our SQL there its description is all that can be seen.
+    let target_seen = catalogs || case.target.listing.is_some();
     Report { version: 1, lockstep: env!("CARGO_PKG_VERSION"), source_seen, target_seen, findings }
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_target;
 mod chaos;
 mod copy;
+mod doctor;
 mod exactly_once;
 mod first_steps;
 mod life;

@@ -59,9 +59,8 @@ pub(super) fn primary(case: &Case) -> Vec<Trouble> {
 pub(super) fn read_only(case: &Case) -> Vec<Trouble> {
     let Server { read_only, database, .. } = &facts(case).server;
     one(read_only.then(|| {
-        let reset = format!("alter database {} reset default_transaction_read_only", ident(database));
         Trouble::bad(format!("database {database} is set read only: a slot's watermarks cannot be written"))
-            .sql(Side::Source, [reset])
+            .sql(Side::Source, remedy::writable(database))
             .decide()
     }))
 }
@@ -104,6 +103,10 @@ pub(super) fn may_replicate(case: &Case) -> Vec<Trouble> {
 pub(super) fn replicates(case: &Case) -> Vec<Trouble> {
     let Ok(source) = &case.source else { return Vec::new() };
     let Err(fault) = &source.replication else { return Vec::new() };
+    // Each of these has its own check.
+    if !may_replicate(case).is_empty() || !senders(case).is_empty() {
+        return vec![Trouble::unknown("cannot be tried: see above")];
+    }
     let pooled = source.url.port == 6543
         || matches!(&source.url.host, Host::Tcp(host) if host.contains("pooler") || host.contains("bouncer"));
     let trouble = match pooled {

@@ -32,7 +32,6 @@ fn finding(case: &Case, table: &Table, there: Option<&facts::Table>) -> Finding 
         name: found.name.clone(),
         exists: true,
         missing_rights: all.map(String::from).into_iter().filter(|right| !found.rights.contains(right)).collect(),
-        missing_columns: table.columns.iter().map(|c| c.name.clone()).filter(|c| found.column(c).is_none()).collect(),
         generated_columns: names(&|column| !column.generated.is_empty() && chosen(&column.name)),
         required_columns: names(&|column| {
             let filled = column.default || !column.identity.is_empty() || !column.generated.is_empty();
@@ -69,8 +68,26 @@ fn judged(
     case.tables().iter().filter(|t| facts.table(&t.name).is_some()).filter_map(trouble).collect()
 }
 
+/// The columns of a table over there, as far as anything is known of it: none where it is missing.
+fn known(case: &Case, name: &TableName) -> Option<Vec<String>> {
+    match (&case.target.facts, &case.target.listing) {
+        (Some(facts), _) => facts.table(name).map(|table| table.columns.iter().map(|c| c.name.clone()).collect()),
+        (None, Some(listing)) => listing.columns(name).map(<[String]>::to_vec),
+        (None, None) => None,
+    }
+}
+
+/// Where neither our SQL nor PostgREST's description tells.
+fn untold(case: &Case) -> Option<Vec<Trouble>> {
+    let told = case.target.facts.is_some() || case.target.listing.is_some();
+    (!told).then(|| vec![Trouble::unknown("Supabase could not be looked at")])
+}
+
 pub(super) fn missing(case: &Case) -> Vec<Trouble> {
-    let absent = case.tables().iter().filter(|table| there(case).table(&table.name).is_none());
+    if let Some(untold) = untold(case) {
+        return untold;
+    }
+    let absent = case.tables().iter().filter(|table| known(case, &table.name).is_none());
     let said = absent.filter_map(|table| {
         let Complaint { cause, or, .. } = judge::missing(table, &Finding::default())?;
         let trouble = Trouble::bad(cause).at(&table.name);
@@ -84,7 +101,17 @@ pub(super) fn missing(case: &Case) -> Vec<Trouble> {
 }
 
 pub(super) fn columns(case: &Case) -> Vec<Trouble> {
-    judged(case, judge::columns, Trouble::lock)
+    if let Some(untold) = untold(case) {
+        return untold;
+    }
+    let trouble = |table: &Table| {
+        let known = known(case, &table.name)?;
+        let missing = table.columns.iter().map(|column| column.name.clone()).filter(|name| !known.contains(name));
+        let finding = Finding { missing_columns: missing.collect(), ..Finding::default() };
+        let Complaint { cause, sql, or } = judge::columns(table, &finding)?;
+        Some(Trouble::bad(cause).at(&table.name).sql(Side::Target, sql).or(or.trim_start()).lock())
+    };
+    case.tables().iter().filter_map(trouble).collect()
 }
 
 pub(super) fn generated(case: &Case) -> Vec<Trouble> {

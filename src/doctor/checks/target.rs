@@ -130,10 +130,9 @@ pub(super) fn server(case: &Case) -> Vec<Trouble> {
 
 pub(super) fn read_only(case: &Case) -> Vec<Trouble> {
     let server = &there(case).server;
-    let reset = format!("alter database {} reset default_transaction_read_only", ident(&server.database));
     let trouble = || {
         Trouble::bad("Supabase has set the database read only, as it does when its disk is nearly full")
-            .sql(Side::Target, [reset])
+            .sql(Side::Target, remedy::writable(&server.database))
             .or("once there is room again: Database > Settings > Disk")
             .decide()
     };
@@ -196,6 +195,9 @@ pub(super) fn another_source(case: &Case) -> Vec<Trouble> {
 pub(super) fn history(case: &Case) -> Vec<Trouble> {
     let (Some((source, facts)), Some((checkpoint, known))) = (case.here(), checkpoint(case)) else { return Vec::new() };
     let (Ok(system), Some(wal_end)) = (&source.replication, &facts.server.wal_end) else { return Vec::new() };
+    if !another_source(case).is_empty() {
+        return vec![Trouble::unknown("it is another source's")];
+    }
     let lsn = |text: &str| text.parse::<Lsn>().unwrap_or_default();
     let found = recovery::Facts {
         checkpoint,
