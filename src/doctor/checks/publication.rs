@@ -31,7 +31,7 @@ pub(super) fn there(case: &Case) -> Vec<Trouble> {
     }
     let tables: Vec<TableName> = source.tables.iter().map(|table| table.name.clone()).collect();
     let create = [remedy::create_publication(name(case), &tables)];
-    if facts.slot.is_some() {
+    if facts.slot.is_some() && super::slot::kind(case).is_empty() {
         // The stream reads the catalogs as they were at each change.
         let fault = crate::capture::slot::publication::gone(&case.settings.source.slot, name(case));
         let drop = [remedy::drop_slot(&case.settings.source.slot)];
