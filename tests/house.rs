@@ -244,6 +244,17 @@ fn the_page_on_settings_lists_every_setting_with_its_variable() {
     assert_eq!(listed, known, "docs/config.md on the left, src/config/names.rs on the right");
 }
 
+#[test]
+fn the_page_on_the_doctor_says_of_every_code_what_it_means_and_what_mends_it() {
+    let page = read("docs/doctor.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = rows.clone().filter_map(|row| row.split('`').next()).collect();
+    let codes: Vec<&str> = lockstep::doctor::CHECKS.iter().map(|check| check.code).collect();
+    assert_eq!(listed, codes, "docs/doctor.md on the left, src/doctor/checks on the right");
+    let told = |row: &str| row.split(" | ").filter(|cell| !cell.trim_matches(['|', ' ']).is_empty()).count() == 3;
+    none(rows.filter(|row| !told(row)).map(String::from).collect());
+}
+
 /// The pages that people read.
 fn pages() -> Vec<PathBuf> {
     let root_pages = ["README.md", "CHANGELOG.md"].map(|name| root().join(name));

@@ -136,8 +136,9 @@ impl Trouble {
 
     /// What can be done instead, or must be done beside.
     pub fn or(mut self, more: impl AsRef<str>) -> Self {
-        if let Some(fix) = &mut self.fix {
-            fix.text = format!("{} {}", fix.text, more.as_ref());
+        if let Some(fix) = self.fix.as_mut().filter(|_| !more.as_ref().is_empty()) {
+            let gap = if more.as_ref().starts_with(';') { "" } else { " " };
+            fix.text = format!("{}{gap}{}", fix.text, more.as_ref());
         }
         self
     }

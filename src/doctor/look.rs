@@ -83,7 +83,8 @@ async fn listen(settings: &Settings) -> Listen {
 pub(super) fn source_url(ask: &Ask) -> Result<Url, Trouble> {
     let fix = "set it in the environment or in .env";
     let text = ask.settings.source.url().map_err(|problem| Trouble::bad(problem.to_string()).by_hand(fix))?;
-    Url::parse(text.expose_secret()).map_err(|cause| Trouble::bad(format!("DATABASE_URL: {cause}")).by_hand("correct it"))
+    Url::parse(text.expose_secret())
+        .map_err(|cause| Trouble::bad(format!("DATABASE_URL: {cause}")).by_hand("correct it"))
 }
 
 async fn resolve(url: &Url) -> Vec<IpAddr> {
@@ -160,7 +161,10 @@ const PINNED: &str = "set jit = off; set search_path = pg_catalog, pg_temp; set 
 
 async fn facts(client: &Client, request: &Value, tables: &[TableName]) -> Result<Facts, Fault> {
     client.batch_execute(PINNED).await.map_err(|error| pg::client::fault(&error))?;
-    let statement = client.prepare_typed(FACTS, &[tokio_postgres::types::Type::JSONB]).await.map_err(|error| pg::client::fault(&error))?;
+    let statement = client
+        .prepare_typed(FACTS, &[tokio_postgres::types::Type::JSONB])
+        .await
+        .map_err(|error| pg::client::fault(&error))?;
     gather(request, tables, async |request| {
         let row = client.query_one(&statement, &[&JsonB(request)]).await.map_err(|error| pg::client::fault(&error))?;
         let JsonB(answer) = row.try_get(0).map_err(|error| pg::client::fault(&error))?;

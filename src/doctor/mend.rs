@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::finding::{Report, Side};
+use super::finding::{Level, Report, Side};
 use super::look::Ask;
 use crate::pg::{self, Client, Url};
 use crate::types::Fault;
@@ -21,7 +21,7 @@ pub async fn mend(ask: &Ask, report: &Report) -> Result<Vec<Mended>, Fault> {
     for side in [Side::Source, Side::Target] {
         let mut statements = Vec::new();
         let mut seen = BTreeSet::new();
-        for finding in &report.findings {
+        for finding in report.findings.iter().filter(|finding| finding.level >= Level::Warn) {
             let Some(fix) = finding.fix.as_ref().filter(|fix| fix.safe && fix.side == Some(side)) else { continue };
             // One script makes every missing table.
             statements.extend(fix.sql.iter().filter(|sql| seen.insert((*sql).clone())).map(|sql| (finding.code, sql)));

@@ -14,8 +14,8 @@ mod mend;
 
 use case::Case;
 pub use checks::CHECKS;
-pub use finding::{Finding, Fix, Group, Level, Needs, Report, Side};
 use finding::Trouble;
+pub use finding::{Finding, Fix, Group, Level, Needs, Report, Side};
 pub use look::Ask;
 pub use mend::{Mended, mend};
 
@@ -81,3 +81,6 @@ fn finished(check: &Check, mut troubles: Vec<Trouble>) -> Vec<Finding> {
     };
     troubles.into_iter().map(finding).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,9 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let steps: String = migrations.iter().map(step).collect();
     let refusal = REFUSE_NEWER.replace("{newest}", &newest.to_string());
-    let facts = format!("create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n");
+    let facts = format!(
+        "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
+    );
     format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{facts}\n{DOCTOR}\n{GRANTS}{TAIL}")
 }
 

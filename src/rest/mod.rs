@@ -109,6 +109,8 @@ fn headers(key: &ApiKey) -> Result<HeaderMap, Fault> {
     if let Some(bearer) = key.authorization() {
         headers.insert(AUTHORIZATION, secret(bearer.expose_secret())?);
     }
+    // Our functions are there, wherever in the list of exposed schemas it stands.
+    headers.insert(HeaderName::from_static("content-profile"), HeaderValue::from_static("public"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     Ok(headers)
 }

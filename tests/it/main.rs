@@ -7,6 +7,7 @@ mod bad_target;
 mod chaos;
 mod copy;
 mod doctor;
+mod doctor_service;
 mod exactly_once;
 mod first_steps;
 mod life;

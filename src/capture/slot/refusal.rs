@@ -55,8 +55,5 @@ pub(super) async fn no_free_slot(client: &Client) -> Fault {
         [] => String::new(),
         names => format!("; or drop one that nobody needs: select pg_drop_replication_slot({})", names.join(" | ")),
     };
-    Fault::stop(
-        NO_FREE_SLOT,
-        format!("{}; {}{drop}", remedy::MORE_SLOTS, remedy::RESTART),
-    )
+    Fault::stop(NO_FREE_SLOT, format!("{}; {}{drop}", remedy::MORE_SLOTS, remedy::RESTART))
 }

@@ -39,7 +39,9 @@ pub(super) fn foreign_keys(case: &Case) -> Vec<Trouble> {
     // The source has it too, but what it refers to does not come.
     for Pair { table, there, .. } in case.pairs() {
         let chosen = |rule: &Constraint| {
-            case.tables().iter().any(|t| rule.schema.as_ref() == Some(&t.name.schema) && rule.table.as_ref() == Some(&t.name.name))
+            case.tables()
+                .iter()
+                .any(|t| rule.schema.as_ref() == Some(&t.name.schema) && rule.table.as_ref() == Some(&t.name.name))
         };
         for rule in there.constraints.iter().filter(|rule| rule.kind == "f" && !chosen(rule)) {
             let cause = format!(
@@ -48,7 +50,13 @@ pub(super) fn foreign_keys(case: &Case) -> Vec<Trouble> {
             );
             let drop = remedy::drop_constraint(&table.name, &rule.name);
             if !all.iter().any(|trouble| trouble.fix.as_ref().is_some_and(|fix| fix.sql.contains(&drop))) {
-                all.push(Trouble::bad(cause).at(&table.name).sql(Side::Target, [drop]).or("or replicate that table").decide());
+                all.push(
+                    Trouble::bad(cause)
+                        .at(&table.name)
+                        .sql(Side::Target, [drop])
+                        .or("or replicate that table")
+                        .decide(),
+                );
             }
         }
     }
@@ -83,8 +91,11 @@ pub(super) fn triggers(case: &Case) -> Vec<Trouble> {
     let mut all = Vec::new();
     for Pair { table, there, .. } in case.pairs() {
         for trigger in there.triggers.iter().filter(|trigger| acts(case, trigger)) {
-            let disable =
-                format!("alter table {} disable trigger {}", crate::pg::quote::table(&table.name), ident(&trigger.name));
+            let disable = format!(
+                "alter table {} disable trigger {}",
+                crate::pg::quote::table(&table.name),
+                ident(&trigger.name)
+            );
             let owner = match trigger.foreign {
                 true => format!(", code of {}, with the rights of {}", trigger.owner, owner_of_doors(case)),
                 false => String::new(),
@@ -108,9 +119,10 @@ pub(super) fn suppress(case: &Case) -> Vec<Trouble> {
     if case.settings.apply.triggers == crate::config::Triggers::Fire {
         return vec![Trouble::ok("triggers and foreign keys act in Supabase, as the settings want it")];
     }
-    let active = case.pairs().iter().any(|pair| {
-        !pair.there.triggers.is_empty() || pair.there.constraints.iter().any(|rule| rule.kind == "f")
-    });
+    let active = case
+        .pairs()
+        .iter()
+        .any(|pair| !pair.there.triggers.is_empty() || pair.there.constraints.iter().any(|rule| rule.kind == "f"));
     if !case.target_acts() || !active {
         return Vec::new();
     }

@@ -102,8 +102,11 @@ pub(super) fn retained(case: &Case) -> Vec<Trouble> {
     vec![
         Trouble::warn(cause)
             .sql(Side::Source, [remedy::drop_slot(name(case))])
-            .said("start Lockstep, so that it is read; or, if nobody needs the slot, at the source: ".to_owned()
-                + &remedy::drop_slot(name(case)) + ";")
+            .said(
+                "start Lockstep, so that it is read; or, if nobody needs the slot, at the source: ".to_owned()
+                    + &remedy::drop_slot(name(case))
+                    + ";",
+            )
             .decide(),
     ]
 }

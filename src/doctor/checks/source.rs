@@ -18,11 +18,13 @@ const RELOAD: &str = "select pg_reload_conf()";
 pub(super) fn reach(case: &Case) -> Vec<Trouble> {
     let Err(trouble) = &case.source else { return Vec::new() };
     let only_v6 = !case.source_addresses.is_empty() && case.source_addresses.iter().all(IpAddr::is_ipv6);
-    let trouble = match only_v6 {
-        true => trouble.clone().or("; its name has IPv6 addresses only: this host needs IPv6, or use a session pooler"),
-        false => trouble.clone(),
-    };
-    vec![trouble]
+    let trouble = trouble.clone();
+    vec![match (only_v6, &trouble.fix) {
+        // A session pooler has IPv4, but cannot replicate.
+        (true, None) => trouble.by_hand("its name leads to IPv6 addresses only: give this host IPv6"),
+        (false, None) => trouble.by_hand("look whether it runs, and whether this host may reach it"),
+        (_, Some(_)) => trouble,
+    }]
 }
 
 fn facts(case: &Case) -> &Facts {
@@ -169,8 +171,10 @@ pub(super) fn sender_timeout(case: &Case) -> Vec<Trouble> {
 pub(super) fn decoding(case: &Case) -> Vec<Trouble> {
     let kb = facts(case).server.decoding_kb;
     one((kb > 0 && kb < 64 << 10).then(|| {
-        Trouble::warn(format!("logical_decoding_work_mem is {kb} kB: the source writes larger transactions to disk first"))
-            .sql(Side::Source, ["alter system set logical_decoding_work_mem = '64MB'", RELOAD])
+        Trouble::warn(format!(
+            "logical_decoding_work_mem is {kb} kB: the source writes larger transactions to disk first"
+        ))
+        .sql(Side::Source, ["alter system set logical_decoding_work_mem = '64MB'", RELOAD])
     }))
 }
 
@@ -208,7 +212,10 @@ pub(super) fn prepared(case: &Case) -> Vec<Trouble> {
     let old = facts.server.prepared.iter().filter(|one| waits || one.seconds > FORGOTTEN);
     old.map(|one| {
         let gid = crate::pg::quote::literal(&one.gid);
-        let cause = format!("prepared transaction {} is open since {:.0} s: no slot can be made, and WAL is kept", one.gid, one.seconds);
+        let cause = format!(
+            "prepared transaction {} is open since {:.0} s: no slot can be made, and WAL is kept",
+            one.gid, one.seconds
+        );
         Trouble::warn(cause)
             .sql(Side::Source, [format!("rollback prepared {gid}")])
             .or(format!("or: commit prepared {gid};"))
@@ -225,11 +232,11 @@ pub(super) fn open(case: &Case) -> Vec<Trouble> {
     let old = facts.server.open.iter().filter(|one| one.seconds > LONG);
     old.map(|one| {
         let (who, state) = (one.application.as_deref().unwrap_or("?"), one.state.as_deref().unwrap_or("?"));
-        let cause = format!("a transaction of pid {} ({who}, {state}) is open since {:.0} min", one.pid, one.seconds / 60.0);
-        let does = if one.writes { "no slot can be made before it ends, and WAL is kept" } else { "dead rows are kept" };
-        Trouble::warn(format!("{cause}: {does}"))
-            .sql(Side::Source, [remedy::terminate(&one.pid.to_string())])
-            .decide()
+        let cause =
+            format!("a transaction of pid {} ({who}, {state}) is open since {:.0} min", one.pid, one.seconds / 60.0);
+        let does =
+            if one.writes { "no slot can be made before it ends, and WAL is kept" } else { "dead rows are kept" };
+        Trouble::warn(format!("{cause}: {does}")).sql(Side::Source, [remedy::terminate(&one.pid.to_string())]).decide()
     })
     .collect()
 }
@@ -289,10 +296,7 @@ pub(super) fn identity(case: &Case) -> Vec<Trouble> {
     all
 }
 
-fn partitions(
-    case: &Case,
-    has: fn(&crate::doctor::facts::Partition) -> bool,
-) -> impl Iterator<Item = TableName> {
+fn partitions(case: &Case, has: fn(&crate::doctor::facts::Partition) -> bool) -> impl Iterator<Item = TableName> {
     let all = facts(case).tables.iter().flat_map(|table| &table.partitions).filter(|part| part.leaf);
     all.filter(move |part| has(part)).map(|part| TableName::new(part.schema.as_str(), part.name.as_str()))
 }

@@ -37,9 +37,10 @@ fn finding(case: &Case, table: &Table, there: Option<&facts::Table>) -> Finding 
             let filled = column.default || !column.identity.is_empty() || !column.generated.is_empty();
             column.not_null && !filled && !chosen(&column.name)
         }),
-        has_key: found.uniques.iter().any(|unique| {
-            unique.plain && unique.immediate && sorted(&unique.columns) == sorted(&table.key)
-        }),
+        has_key: found
+            .uniques
+            .iter()
+            .any(|unique| unique.plain && unique.immediate && sorted(&unique.columns) == sorted(&table.key)),
         other_key: found.uniques.iter().any(|unique| unique.primary),
         empty: !found.occupied.unwrap_or(false),
         begun: case.target.facts.as_ref().and_then(|facts| facts.memory.as_ref()).is_some_and(|memory| {
@@ -68,26 +69,33 @@ fn judged(
     case.tables().iter().filter(|t| facts.table(&t.name).is_some()).filter_map(trouble).collect()
 }
 
-/// The columns of a table over there, as far as anything is known of it: none where it is missing.
-fn known(case: &Case, name: &TableName) -> Option<Vec<String>> {
-    match (&case.target.facts, &case.target.listing) {
-        (Some(facts), _) => facts.table(name).map(|table| table.columns.iter().map(|c| c.name.clone()).collect()),
-        (None, Some(listing)) => listing.columns(name).map(<[String]>::to_vec),
-        (None, None) => None,
-    }
+/// What is known of a table over there.
+enum Known {
+    /// Neither our SQL nor PostgREST's description tells.
+    Nothing,
+    Missing,
+    Columns(Vec<String>),
 }
 
-/// Where neither our SQL nor PostgREST's description tells.
+fn known(case: &Case, name: &TableName) -> Known {
+    let columns = match (&case.target.facts, &case.target.listing) {
+        (Some(facts), _) => facts.table(name).map(|table| table.columns.iter().map(|c| c.name.clone()).collect()),
+        (None, Some(listing)) if listing.tells(&name.schema) => listing.columns(name).map(<[String]>::to_vec),
+        _ => return Known::Nothing,
+    };
+    columns.map_or(Known::Missing, Known::Columns)
+}
+
 fn untold(case: &Case) -> Option<Vec<Trouble>> {
-    let told = case.target.facts.is_some() || case.target.listing.is_some();
-    (!told).then(|| vec![Trouble::unknown("Supabase could not be looked at")])
+    let none = case.tables().iter().any(|table| matches!(known(case, &table.name), Known::Nothing));
+    none.then(|| vec![Trouble::unknown("Supabase could not be looked at")])
 }
 
 pub(super) fn missing(case: &Case) -> Vec<Trouble> {
     if let Some(untold) = untold(case) {
         return untold;
     }
-    let absent = case.tables().iter().filter(|table| known(case, &table.name).is_none());
+    let absent = case.tables().iter().filter(|table| matches!(known(case, &table.name), Known::Missing));
     let said = absent.filter_map(|table| {
         let Complaint { cause, or, .. } = judge::missing(table, &Finding::default())?;
         let trouble = Trouble::bad(cause).at(&table.name);
@@ -105,7 +113,7 @@ pub(super) fn columns(case: &Case) -> Vec<Trouble> {
         return untold;
     }
     let trouble = |table: &Table| {
-        let known = known(case, &table.name)?;
+        let Known::Columns(known) = known(case, &table.name) else { return None };
         let missing = table.columns.iter().map(|column| column.name.clone()).filter(|name| !known.contains(name));
         let finding = Finding { missing_columns: missing.collect(), ..Finding::default() };
         let Complaint { cause, sql, or } = judge::columns(table, &finding)?;
@@ -167,7 +175,8 @@ pub(super) fn rls(case: &Case) -> Vec<Trouble> {
     let trouble = |pair: &Pair<'_>| {
         let table = pair.there;
         let bound = table.rls && !server.owner_bypasses_rls && (table.force_rls || !table.mine);
-        let cause = || format!("row level security of {} applies to {}, who owns our functions", pair.table.name, server.owner);
+        let cause =
+            || format!("row level security of {} applies to {}, who owns our functions", pair.table.name, server.owner);
         let fix = || match table.mine {
             true => format!("alter table {} no force row level security", quoted(&pair.table.name)),
             false => format!("alter role {} bypassrls", ident(&server.owner)),
@@ -180,7 +189,8 @@ pub(super) fn rls(case: &Case) -> Vec<Trouble> {
 pub(super) fn public(case: &Case) -> Vec<Trouble> {
     let trouble = |pair: &Pair<'_>| {
         let open = pair.there.anon && !pair.there.rls;
-        let cause = || format!("whoever holds the publishable key may read {}: it has no row level security", pair.table.name);
+        let cause =
+            || format!("whoever holds the publishable key may read {}: it has no row level security", pair.table.name);
         let enable = || format!("alter table {} enable row level security", quoted(&pair.table.name));
         // Apps that read it with that key see nothing from then on, until a policy lets them.
         open.then(|| Trouble::warn(cause()).at(&pair.table.name).sql(Side::Target, [enable()]).decide())
@@ -188,24 +198,23 @@ pub(super) fn public(case: &Case) -> Vec<Trouble> {
     case.pairs().iter().filter_map(trouble).collect()
 }
 
-/// Only what Supabase itself writes asks a sequence there: replicated rows bring their numbers.
+/// Only what Supabase itself writes asks a sequence there, for replicated rows bring their numbers: so this is no
+/// trouble as long as Supabase only follows.
 pub(super) fn sequences(case: &Case) -> Vec<Trouble> {
-    let mut all = Vec::new();
-    for Pair { table, there, .. } in case.pairs() {
+    let mut sets = Vec::new();
+    for Pair { there, .. } in case.pairs() {
         for sequence in &there.sequences {
-            let Some(highest) = sequence.highest else { continue };
-            if sequence.last.is_some_and(|last| last as f64 >= highest) {
-                continue;
+            let behind = |highest: &f64| sequence.last.is_none_or(|last| (last as f64) < *highest);
+            if let Some(highest) = sequence.highest.filter(behind) {
+                sets.push(format!("select setval({}, {highest:.0})", literal(&sequence.name)));
             }
-            let cause = format!(
-                "sequence {} is behind {}.{}: a row that Supabase makes itself would take a number that is in use",
-                sequence.name, table.name, sequence.column
-            );
-            let set = format!("select setval({}, {highest:.0})", literal(&sequence.name));
-            all.push(Trouble::warn(cause).at(&table.name).sql(Side::Target, [set]));
         }
     }
-    all
+    if sets.is_empty() {
+        return Vec::new();
+    }
+    let what = format!("{} behind their columns; set them before Supabase makes rows of its own", sets.len());
+    vec![Trouble::ok(what).sql(Side::Target, sets)]
 }
 
 pub(super) fn partitions(case: &Case) -> Vec<Trouble> {
@@ -217,7 +226,8 @@ pub(super) fn partitions(case: &Case) -> Vec<Trouble> {
         }
         let has = |bound: &Option<String>| there.partitions.iter().any(|part| &part.bound == bound);
         for part in here.partitions.iter().filter(|part| part.direct && !has(&part.bound)) {
-            let (name, bound) = (TableName::new(part.schema.as_str(), part.name.as_str()), part.bound.as_deref().unwrap_or(""));
+            let (name, bound) =
+                (TableName::new(part.schema.as_str(), part.name.as_str()), part.bound.as_deref().unwrap_or(""));
             let cause = format!("{} has no partition in Supabase {}", table.name, bound.to_lowercase());
             let trouble = Trouble::bad(cause).at(&table.name);
             let create = format!("create table {} partition of {} {bound}", quoted(&name), quoted(&table.name));

@@ -21,7 +21,8 @@ const OTHERS: [&str; 4] = ["PGRST202", "PGRST106", "42501", "42883"];
 fn refused_key(case: &Case) -> Option<Trouble> {
     let Rest::Failed(failure) = &case.target.rest else { return None };
     let code = failure.code.as_deref().unwrap_or("");
-    let refused = matches!(code, "PGRST301" | "PGRST302" | "PGRST303") || code.is_empty() && failure.status == Some(401);
+    let refused =
+        matches!(code, "PGRST301" | "PGRST302" | "PGRST303") || code.is_empty() && failure.status == Some(401);
     refused.then(|| Trouble::fault(&request_fault(failure, 0)))
 }
 
@@ -35,7 +36,9 @@ pub(super) fn reach(case: &Case) -> Vec<Trouble> {
             let trouble = Trouble::fault(&request_fault(failure, 0));
             match trouble.fix {
                 Some(_) => vec![trouble],
-                None => vec![trouble.by_hand("look whether SUPABASE_URL is right, and the project awake and reachable")],
+                None => {
+                    vec![trouble.by_hand("look whether SUPABASE_URL is right, and the project awake and reachable")]
+                }
             }
         }
         _ => Vec::new(),
@@ -80,18 +83,26 @@ pub(super) fn exposed(case: &Case) -> Vec<Trouble> {
 
 pub(super) fn installed(case: &Case) -> Vec<Trouble> {
     let Rest::Failed(failure) = &case.target.rest else { return Vec::new() };
+    if !exposed(case).is_empty() {
+        return vec![Trouble::unknown("cannot be seen: schema public is not exposed")];
+    }
     let doors = case.target.listing.as_ref().map_or(&[][..], |listing| &listing.doors);
     match failure.code.as_deref() {
         Some("PGRST202" | "42883") => {}
         Some("42501") => {
-            return vec![Trouble::fault(&request_fault(failure, 0)).by_hand(format!("{}, for its grants", remedy::INSTALL))];
+            return vec![
+                Trouble::fault(&request_fault(failure, 0)).by_hand(format!("{}, for its grants", remedy::INSTALL)),
+            ];
         }
         _ => return Vec::new(),
     }
     // Over a direct connection it is seen whether it is there after all.
     if case.target.facts.as_ref().is_some_and(|facts| facts.doors.iter().any(|door| door.name.contains("_examine("))) {
         let reload = ["notify pgrst, 'reload schema'"];
-        return vec![Trouble::bad("PostgREST does not know our functions yet: its schema cache is stale").sql(Side::Target, reload)];
+        return vec![
+            Trouble::bad("PostgREST does not know our functions yet: its schema cache is stale")
+                .sql(Side::Target, reload),
+        ];
     }
     let what = match doors {
         [] => "our SQL is not installed in Supabase (or PostgREST has not seen it yet)",
@@ -155,7 +166,8 @@ pub(super) fn doors(case: &Case) -> Vec<Trouble> {
             let who: Vec<String> =
                 door.strangers.iter().map(|role| if role == "public" { role.clone() } else { ident(role) }).collect();
             let revoke = format!("revoke all on function {} from {}", door.name, who.join(", "));
-            let cause = format!("{} may call {} in Supabase, which writes past every policy", who.join(" and "), door.name);
+            let cause =
+                format!("{} may call {} in Supabase, which writes past every policy", who.join(" and "), door.name);
             all.push(Trouble::bad(cause).sql(Side::Target, [revoke]));
         }
         if door.service == Some(false) {

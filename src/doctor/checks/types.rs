@@ -32,7 +32,8 @@ pub(super) fn labels(case: &Case) -> Vec<Trouble> {
     let Some((types, there)) = both(case) else { return Vec::new() };
     let mut all = Vec::new();
     for kind in types {
-        let (Some(labels), Some(known)) = (&kind.labels, of(there, kind).and_then(|other| other.labels.as_ref())) else {
+        let (Some(labels), Some(known)) = (&kind.labels, of(there, kind).and_then(|other| other.labels.as_ref()))
+        else {
             continue;
         };
         let missing: Vec<&String> = labels.iter().filter(|label| !known.contains(label)).collect();
@@ -75,7 +76,8 @@ pub(super) fn domains(case: &Case) -> Vec<Trouble> {
         }
         if kind.base != other.base {
             let base = |kind: &Type| kind.base.clone().unwrap_or_default();
-            let cause = format!("domain {} is over {} at the source and {} in Supabase", kind.name, base(kind), base(other));
+            let cause =
+                format!("domain {} is over {} at the source and {} in Supabase", kind.name, base(kind), base(other));
             all.push(Trouble::bad(cause).by_hand("make it anew in Supabase as `lockstep schema` prints it"));
         }
     }
@@ -86,7 +88,8 @@ pub(super) fn composites(case: &Case) -> Vec<Trouble> {
     let Some((types, there)) = both(case) else { return Vec::new() };
     let mut all = Vec::new();
     for kind in types.into_iter().filter(|kind| kind.kind == "c") {
-        let (Some(fields), Some(known)) = (&kind.fields, of(there, kind).and_then(|other| other.fields.as_ref())) else {
+        let (Some(fields), Some(known)) = (&kind.fields, of(there, kind).and_then(|other| other.fields.as_ref()))
+        else {
             continue;
         };
         let same = |one: &Field, other: &Field| one.name == other.name && one.type_name == other.type_name;
@@ -98,7 +101,8 @@ pub(super) fn composites(case: &Case) -> Vec<Trouble> {
         all.push(match begins {
             true => {
                 let adds = fields[known.len()..].iter();
-                let adds = adds.map(|f| format!("alter type {} add attribute {} {}", kind.name, ident(&f.name), f.type_name));
+                let adds =
+                    adds.map(|f| format!("alter type {} add attribute {} {}", kind.name, ident(&f.name), f.type_name));
                 trouble.sql(Side::Target, adds)
             }
             false => trouble.by_hand("make it anew in Supabase as `lockstep schema` prints it"),
