@@ -1,6 +1,7 @@
 //! The window: page, status, probes and metrics over HTTP. It reads a `watch` and renders metrics, and imports no part
 //! that works, so nothing that happens here can slow or break replication.
 
+mod accept;
 mod events;
 mod guard;
 
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -44,12 +45,8 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
 pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
     let router = router(window, local, shutdown.clone());
-    let ended = async move {
-        let mut shutdown = shutdown;
-        shutdown.wait_for(|stop| *stop).await.ok();
-    };
-    let served = axum::serve(listener, router).with_graceful_shutdown(ended).await;
-    served.map_err(|error| Fault::retry(format!("the page on {local} ended: {error}")))
+    accept::serve(listener, router, accept::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// What every request may see.
@@ -81,9 +78,13 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/metrics", get(metrics_page))
         .route("/api/status", get(status))
         .route("/api/events", get(events::stream))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
 }
+
+/// Of a request that has one: a command and its names.
+const BODY_BYTES: usize = 64 << 10;
 
 /// The page may load what this server serves and nothing else, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
