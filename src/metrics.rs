@@ -44,6 +44,10 @@ pub struct Metrics {
     pub tables: IntGaugeVec,
     pub copied_rows: IntGaugeVec,
     pub copy_estimated_rows: IntGaugeVec,
+    pub parked_rows: IntGaugeVec,
+    pub parked_oldest_seconds: IntGauge,
+    /// Parked rows that somebody threw away by hand.
+    pub rows_discarded: IntCounter,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -87,6 +91,9 @@ impl Metrics {
                 "Rows of the first copy that the planner expects",
                 &["table"],
             ),
+            parked_rows: gauges(r, "parked_rows", "Rows the target refused, set aside", &["table"]),
+            parked_oldest_seconds: gauge(r, "parked_oldest_seconds", "Since when the oldest parked row is parked"),
+            rows_discarded: counter(r, "rows_discarded_total", "Parked rows discarded by hand"),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),
         };

@@ -13,10 +13,10 @@ use crate::config::{ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection};
 use crate::pg::{self, Client, quote};
 use crate::rest::{self, Body};
-use crate::types::{ApiKey, Fault, Position, Table, TableName};
+use crate::types::{ApiKey, Fault, ParkedRows, Position, Table, TableName};
 
 /// The version of our SQL that this program speaks with.
-const INSTALLED: i64 = 1;
+const INSTALLED: i64 = 2;
 
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Hello {
     /// The target may leave triggers and foreign keys to the source.
     pub suppress: bool,
     pub tables: Vec<Finding>,
+    /// Rows that were set aside.
+    pub parked: Vec<ParkedRows>,
 }
 
 impl Hello {

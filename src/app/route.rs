@@ -12,9 +12,9 @@ use tracing::{info, warn};
 use super::judge::{Finding, judge};
 use super::preflight::{self, Hello};
 use super::report::Report;
-use crate::apply::{Apply, Shapes};
+use crate::apply::{Apply, Parked, Shapes};
 use crate::capture::{self, slot};
-use crate::config::{Settings, Triggers};
+use crate::config::{OnRefusal, Settings, Triggers};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
@@ -169,6 +169,7 @@ async fn stream(
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
+    report.parked(hello.parked.clone(), None);
 
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
@@ -193,6 +194,7 @@ async fn stream(
         settings: crate::apply::Settings {
             route: ROUTE.into(),
             suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+            park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
         },
         client: target,
         shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
@@ -201,6 +203,7 @@ async fn stream(
         settled,
         events,
         rereads,
+        parked: Parked::new(hello.parked.clone()),
     };
     parts.spawn(apply.run(pulls));
 

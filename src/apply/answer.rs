@@ -5,20 +5,24 @@ use serde::Deserialize;
 use super::encode::{Group, Op};
 use crate::pg::quote;
 use crate::rest::{Class, sqlstate};
-use crate::types::{Fault, Position, TableName};
+use crate::types::{Fault, ParkedRows, Position, TableName};
 
 #[derive(Debug)]
 pub enum Answer {
     Applied {
         absent: u64,
+        /// What is parked now, where anything is or was.
+        parked: Option<Vec<ParkedRows>>,
     },
     Duplicate,
     Gap {
         at: Position,
     },
-    /// A row to update is not there.
+    /// Rows to update are not there, or stale: they must be read again.
     Missing(Refusal),
     Refused(Refusal),
+    /// So many rows of a table were refused that it is not about single rows.
+    Overflow(Refusal),
 }
 
 /// The function's answer as it travels.
@@ -27,6 +31,7 @@ pub struct Wire {
     status: String,
     #[serde(default)]
     absent: u64,
+    parked: Option<Vec<ParkedRows>>,
     at: Option<(u64, u64)>,
     #[serde(flatten)]
     refusal: Refusal,
@@ -37,6 +42,8 @@ pub struct Wire {
 pub struct Refusal {
     /// Number of the group that was refused; -1 when it was none of them.
     group: Option<i64>,
+    /// Which groups miss their row, where all of them are known.
+    groups: Vec<usize>,
     sqlstate: Option<String>,
     message: Option<String>,
     detail: Option<String>,
@@ -51,7 +58,7 @@ impl Wire {
     /// `Err` holds the cause when the same batch should be sent again.
     pub fn read(self) -> Result<Answer, String> {
         match self.status.as_str() {
-            "applied" => Ok(Answer::Applied { absent: self.absent }),
+            "applied" => Ok(Answer::Applied { absent: self.absent, parked: self.parked }),
             "duplicate" => Ok(Answer::Duplicate),
             "gap" => {
                 let (major, minor) = self.at.unwrap_or_default();
@@ -59,6 +66,7 @@ impl Wire {
             }
             "missing" => Ok(Answer::Missing(self.refusal)),
             "refused" => Ok(Answer::Refused(self.refusal)),
+            "overflow" => Ok(Answer::Overflow(self.refusal)),
             "retry" => Err(self.refusal.to_string()),
             other => Err(format!("an answer of unknown status `{other}`")),
         }
@@ -83,6 +91,11 @@ impl Refusal {
     /// Which group of the request it was.
     pub fn group(&self) -> Option<usize> {
         usize::try_from(self.group?).ok()
+    }
+
+    /// The groups whose row is missing.
+    pub fn missing(&self) -> Vec<usize> {
+        if self.groups.is_empty() { self.group().into_iter().collect() } else { self.groups.clone() }
     }
 
     /// Whether a value or a constraint was the reason: in-order replay may pass.
@@ -130,6 +143,16 @@ impl Refusal {
             _ => format!("make {name} in Supabase take this row; it is sent again every minute"),
         };
         Fault::stop(cause, fix)
+    }
+
+    /// Too many rows of one table were refused to set each aside.
+    pub fn overflow(&self) -> Fault {
+        let table = TableName::new(given(&self.schema).unwrap_or("?"), given(&self.table).unwrap_or("?"));
+        let name = quote::table(&table);
+        Fault::stop(
+            format!("{table}: {}", self.message.as_deref().unwrap_or("too many rows were refused")),
+            format!("make {name} in Supabase take these rows; or raise [apply] park_rows"),
+        )
     }
 
     fn truncate(&self, group: &Group) -> Fault {

@@ -52,6 +52,9 @@ pub struct Group {
     pub tables: Vec<(String, String)>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restart_identity: bool,
+    /// A changed key whose row came only in part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// The key of its first row, for a person.
     #[serde(skip)]
     pub first_key: String,
@@ -69,6 +72,7 @@ impl Group {
             lengths: Vec::new(),
             tables: tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect(),
             restart_identity,
+            partial: false,
             first_key: String::new(),
         }
     }
@@ -133,6 +137,7 @@ impl Rows {
             columns: self.columns.iter().map(|&column| mapped.columns[column].1.clone()).collect(),
             rows: self.writes.len() as u64,
             lengths,
+            partial: self.op == Op::Rekey && self.columns.len() < mapped.columns.len(),
             first_key,
             ..Group { op: self.op, ..Group::truncate(&[], false) }
         }

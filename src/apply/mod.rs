@@ -7,6 +7,7 @@
 mod answer;
 mod encode;
 mod fold;
+mod park;
 mod plan;
 mod reread;
 mod send;
@@ -20,9 +21,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::rest;
-use crate::types::{Batch, Fault, Position, Pull, Reread, TableName};
+use crate::types::{Batch, Fault, ParkedRows, Position, Pull, Reread, TableName};
 use answer::Answer;
+pub use park::Parked;
 use plan::{Order, Plan, plan};
+use send::Mode;
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
 
@@ -31,6 +34,8 @@ pub struct Settings {
     /// The target leaves triggers and foreign keys to the source, and may do so: batches are folded and written set
     /// by set. Otherwise they are written in the source's order.
     pub suppress: bool,
+    /// Rows that are refused are set aside, up to so many of a table; none: they stop the route.
+    pub park_rows: Option<u64>,
 }
 
 /// What was written, for status and metrics.
@@ -42,6 +47,8 @@ pub enum Event {
     Settled { committed_at: i64 },
     /// A first copy got this far.
     Copied(crate::types::CopyMark),
+    /// What is parked now, and how many parked rows were discarded by hand ever since.
+    Parked { tables: Vec<ParkedRows>, discarded: Option<u64> },
     /// An attempt failed and will be made again, or one succeeded after such failures (`None`).
     Trouble(Option<String>),
 }
@@ -59,6 +66,7 @@ pub struct Apply {
     pub events: mpsc::UnboundedSender<Event>,
     /// Asks for rows of the source that a change holds only in part.
     pub rereads: mpsc::Sender<Reread>,
+    pub parked: Parked,
 }
 
 /// A batch with its plan, ready to be sent.
@@ -73,9 +81,10 @@ impl Apply {
     pub async fn run(mut self, pulls: mpsc::Sender<Pull>) -> Result<(), Fault> {
         let mut next: Option<Prepared> = None;
         loop {
+            self.look_when_due().await?;
             let current = match next.take() {
                 Some(prepared) => prepared,
-                None => match pull(&pulls).await {
+                None => match self.pull(&pulls).await? {
                     Some(batch) => self.prepare(batch).await?,
                     None => return Ok(()),
                 },
@@ -87,7 +96,7 @@ impl Apply {
                 self.settle(&current.batch);
                 continue;
             }
-            let request = send::Request::new(&self.settings, self.base, &current.batch, &current.plan);
+            let request = send::Request::new(&self.settings, self.base, &current.batch, &current.plan, Mode::Whole);
             let mut sending = pin!(send::until_answered(self.client.clone(), request, self.events.clone()));
             // While it is in flight, a batch that is full already is planned ahead. One that is not full keeps
             // growing until this one is answered.
@@ -129,7 +138,8 @@ impl Apply {
     /// Acts on the answer to a batch.
     async fn take(&mut self, prepared: Prepared, answer: Answer) -> Result<(), Fault> {
         match answer {
-            Answer::Applied { absent } => {
+            Answer::Applied { absent, parked } => {
+                self.note_parked(parked);
                 if absent > 0 {
                     info!(rows = absent, "deleted rows that the target did not have");
                 }
@@ -161,6 +171,7 @@ impl Apply {
                 self.replay(prepared.batch).await
             }
             Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
+            Answer::Overflow(refusal) => Err(refusal.overflow()),
         }
     }
 
@@ -170,15 +181,20 @@ impl Apply {
             let copying = |table: &TableName| self.copying.contains(table);
             let plan = plan(&batch, &mut self.shapes, Order::Rows, &copying)?;
             let prepared = Prepared { plan, batch, by_row: true };
-            let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
+            let mode = self.settings.park_rows.map_or(Mode::Whole, |rows| Mode::Park { rows });
+            let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan, mode);
             let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
-            let missing = match &answer {
-                Answer::Missing(refusal) => refusal.group().and_then(|group| prepared.plan.origin.get(group)).copied(),
-                _ => None,
+            let missing: Vec<usize> = match &answer {
+                Answer::Missing(refusal) => {
+                    refusal.missing().iter().filter_map(|&group| prepared.plan.origin.get(group)).copied().collect()
+                }
+                _ => Vec::new(),
             };
-            let Some(change) = missing else { return Box::pin(self.take(prepared, answer)).await };
+            if missing.is_empty() {
+                return Box::pin(self.take(prepared, answer)).await;
+            }
             batch = prepared.batch;
-            reread::replace(&mut batch, change, &mut self.shapes, &self.rereads).await?;
+            reread::replace_all(&mut batch, missing, &mut self.shapes, &self.rereads).await?;
         }
     }
 
@@ -211,6 +227,7 @@ impl Apply {
     }
 }
 
+/// The next batch; `None` when the pipeline has ended.
 async fn pull(pulls: &mpsc::Sender<Pull>) -> Option<Batch> {
     let (reply, batch) = oneshot::channel();
     pulls.send(Pull { full: false, reply }).await.ok()?;

@@ -25,8 +25,26 @@ struct Header<'a> {
     upto: [u64; 2],
     triggers: &'a str,
     groups: &'a [Group],
+    /// What becomes of a row that is refused: `park`, or the batch is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    park_rows: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    repair: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     copies: Vec<Copied<'a>>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it, or nothing.
+    Whole,
+    /// Row by row; a row that is refused is set aside.
+    Park { rows: u64 },
+    /// As `Park`, with rows that were read again: the checkpoint stays where it is.
+    Repair { rows: u64 },
 }
 
 #[derive(Serialize)]
@@ -40,7 +58,7 @@ struct Copied<'a> {
 }
 
 impl Request {
-    pub fn new(settings: &Settings, base: Position, batch: &Batch, plan: &Plan) -> Self {
+    pub fn new(settings: &Settings, base: Position, batch: &Batch, plan: &Plan, mode: Mode) -> Self {
         let copies = batch.copied.iter().map(|mark| Copied {
             schema: &mark.table.schema,
             table: &mark.table.name,
@@ -49,7 +67,14 @@ impl Request {
             done: mark.done,
             rows: mark.rows,
         });
+        let park_rows = match mode {
+            Mode::Whole => None,
+            Mode::Park { rows } | Mode::Repair { rows } => Some(rows),
+        };
         let header = Header {
+            refused: park_rows.map(|_| "park"),
+            park_rows,
+            repair: matches!(mode, Mode::Repair { .. }),
             route: &settings.route,
             base: [base.major, base.minor],
             upto: [batch.upto.major, batch.upto.minor],

@@ -40,6 +40,8 @@ pub const SETTINGS: &[Setting] = &[
     with("apply.triggers", "LOCKSTEP_TRIGGERS"),
     plain("apply.max_batch_bytes"),
     plain("apply.queue_bytes"),
+    with("apply.on_refusal", "LOCKSTEP_ON_REFUSAL"),
+    plain("apply.park_rows"),
     with("copy.existing", "LOCKSTEP_EXISTING"),
     plain("copy.chunk_bytes"),
     with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),

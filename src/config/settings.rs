@@ -142,11 +142,22 @@ pub struct Apply {
     /// memory; when it is full the source keeps the WAL until there is room.
     #[serde(deserialize_with = "read_bytes")]
     pub queue_bytes: usize,
+    /// What becomes of a row that Supabase refuses: `park` sets it aside with its reason while the rest goes on,
+    /// `stop` stops the route until the row is taken.
+    pub on_refusal: OnRefusal,
+    /// More refused rows of one table than this are no accident of single rows: then the table is set aside.
+    pub park_rows: u64,
 }
 
 impl Default for Apply {
     fn default() -> Self {
-        Self { triggers: Triggers::Suppress, max_batch_bytes: 1_000_000, queue_bytes: 16 << 20 }
+        Self {
+            triggers: Triggers::Suppress,
+            max_batch_bytes: 1_000_000,
+            queue_bytes: 16 << 20,
+            on_refusal: OnRefusal::Park,
+            park_rows: 1000,
+        }
     }
 }
 
@@ -155,6 +166,13 @@ impl Default for Apply {
 pub enum Triggers {
     Suppress,
     Fire,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRefusal {
+    Park,
+    Stop,
 }
 
 /// How rows that exist already get there.
