@@ -48,6 +48,8 @@ pub struct Metrics {
     pub parked_oldest_seconds: IntGauge,
     /// Parked rows that somebody threw away by hand.
     pub rows_discarded: IntCounter,
+    /// The stream had to begin anew, by reason: see `app::recovery`.
+    pub recoveries: IntCounterVec,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -94,6 +96,12 @@ impl Metrics {
             parked_rows: gauges(r, "parked_rows", "Rows the target refused, set aside", &["table"]),
             parked_oldest_seconds: gauge(r, "parked_oldest_seconds", "Since when the oldest parked row is parked"),
             rows_discarded: counter(r, "rows_discarded_total", "Parked rows discarded by hand"),
+            recoveries: counters(
+                r,
+                "recoveries_total",
+                "Times that the stream began anew and every table was compared and repaired",
+                &["reason"],
+            ),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),
         };

@@ -4,12 +4,11 @@
 //! written: a row that is due is read again from the source, and goes out under the current checkpoint. That is sound
 //! for the reason that `reread` gives; and a request that comes late finds the checkpoint moved, and does nothing.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -18,7 +17,7 @@ use super::plan::{Order, plan};
 use super::send::{Mode, Request};
 use super::{Apply, Event, send};
 use crate::rest::Body;
-use crate::types::{Batch, Cell, Change, Fault, ParkedRows, Pull, Reread, TableName, TupleBuilder};
+use crate::types::{Batch, Cell, Change, Fault, ParkedRows, Reread, TableName, TupleBuilder};
 
 /// While rows are parked, how often the target is asked which are due: so soon a retry by hand is seen.
 const LOOK: Duration = Duration::from_secs(5);
@@ -41,6 +40,10 @@ impl Parked {
         let next = (!tables.is_empty()).then(Instant::now);
         Self { tables, next }
     }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,18 +61,6 @@ struct Due {
 }
 
 impl Apply {
-    /// The next batch; while it is waited for, parked rows that are due are tried again.
-    pub(super) async fn pull(&mut self, pulls: &mpsc::Sender<Pull>) -> Result<Option<Batch>, Fault> {
-        let mut pulling = pin!(super::pull(pulls));
-        loop {
-            let Some(next) = self.parked.next else { return Ok(pulling.await) };
-            tokio::select! {
-                batch = &mut pulling => return Ok(batch),
-                () = tokio::time::sleep_until(next) => self.look().await?,
-            }
-        }
-    }
-
     /// Between two batches, since a busy stream never waits for one.
     pub(super) async fn look_when_due(&mut self) -> Result<(), Fault> {
         match self.parked.next {
@@ -109,7 +100,7 @@ impl Apply {
     }
 
     async fn again(&mut self, due: Vec<Due>) -> Result<(), Fault> {
-        let mut batch = Batch { upto: self.base, ..Batch::default() };
+        let mut batch = Batch { upto: self.reached.base, ..Batch::default() };
         for due in due {
             if batch.bytes > BYTES {
                 self.parked.next = Some(Instant::now());
@@ -145,7 +136,7 @@ impl Apply {
         let plan = plan(&batch, &mut self.shapes, Order::Rows, &|_| false)?;
         // With `strict` too, what was parked before stays parked: it is no news.
         let rows = self.settings.park_rows.unwrap_or(u64::MAX >> 1);
-        let request = Request::new(&self.settings, self.base, &batch, &plan, Mode::Repair { rows });
+        let request = Request::new(&self.settings, self.reached.base, true, &batch, &plan, Mode::Repair { rows });
         match send::until_answered(self.client.clone(), request, self.events.clone()).await? {
             Answer::Applied { parked, .. } => {
                 self.note_parked(parked);
@@ -155,7 +146,7 @@ impl Apply {
             Answer::Overflow(refusal) => Err(refusal.overflow()),
             Answer::Duplicate => Ok(()),
             Answer::Gap { at } => {
-                let base = self.base;
+                let base = self.reached.base;
                 Err(Fault::retry(format!(
                     "the target's checkpoint is at {at}, not at {base}; starting again from there"
                 )))
