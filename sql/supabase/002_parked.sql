@@ -14,6 +14,7 @@ create table lockstep.parked (
   reason text not null,
   major bigint not null,                 -- position of the batch that brought it last
   minor bigint not null,
+  xid bigint,                            -- the source's transaction that brought it last
   step int,                              -- which group of the last batch it was, while that batch is applied
   attempts int not null default 1,
   first_parked_at timestamptz not null default now(),

@@ -65,12 +65,13 @@ create or replace function lockstep.park(route_name text, part jsonb, row_key js
 language plpgsql as $$
 begin
   insert into lockstep.parked as p (route, schema_name, table_name, id, key, key_names, operation, old, new, sqlstate,
-    reason, major, minor, step, next_at)
+    reason, major, minor, xid, step, next_at)
   values (route_name, part->>'schema', part->>'table', md5(row_key::text), row_key, part->'key', operation, old, new,
-    state, why, at_major, at_minor, at_step, now() + interval '1 minute')
+    state, why, at_major, at_minor, (part->>'xid')::bigint, at_step, now() + interval '1 minute')
   on conflict (route, schema_name, table_name, id) do update set key_names = excluded.key_names,
     operation = excluded.operation, old = excluded.old, new = excluded.new, sqlstate = excluded.sqlstate,
-    reason = excluded.reason, major = excluded.major, minor = excluded.minor, step = excluded.step,
+    reason = excluded.reason, major = excluded.major, minor = excluded.minor,
+    xid = coalesce(excluded.xid, p.xid), step = excluded.step,
     attempts = p.attempts + 1, updated_at = now(),
     -- From a minute to an hour: what it waits for may take a person.
     next_at = now() + least(interval '1 minute' * power(2, least(p.attempts, 10)), interval '1 hour');
@@ -210,6 +211,10 @@ begin
   delete from lockstep.parked p
   where p.route = route_name and p.schema_name = part->>'schema' and p.table_name = part->>'table'
     and p.id in (select md5(k::text) from unnest(keys) k);
+  if found then
+    -- What waits for such a row need not wait until it is due.
+    update lockstep.parked p set next_at = now() where p.route = route_name and p.sqlstate = '23503';
+  end if;
 end $$;
 
 -- More refused rows than this are no accident of single rows.
@@ -339,7 +344,9 @@ declare
   number bigint;
 begin
   if action = 'due' then
-    select coalesce(jsonb_agg(jsonb_build_object('schema', d.schema_name, 'table', d.table_name, 'key', d.key)), '[]') into answer
+    select coalesce(jsonb_agg(jsonb_build_object('schema', d.schema_name, 'table', d.table_name, 'key', d.key,
+        -- Within a day the source has shown the transaction to everybody; later its number may mean another one.
+        'xid', case when d.updated_at > now() - interval '1 day' then d.xid end)), '[]') into answer
     from (select p.* from lockstep.parked p where p.route = route_name and p.next_at <= now()
             and not exists (select from lockstep.copy c where c.route = route_name and c.schema_name = p.schema_name
                               and c.table_name = p.table_name and c.parked is not null)

@@ -19,6 +19,7 @@ use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
+pub use preflight::client as target;
 pub use route::ROUTE;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it

@@ -55,6 +55,9 @@ pub struct Group {
     /// A changed key whose row came only in part.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    /// Which transaction of the source it belongs to, where a group is one row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xid: Option<u32>,
     /// The key of its first row, for a person.
     #[serde(skip)]
     pub first_key: String,
@@ -73,6 +76,7 @@ impl Group {
             tables: tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect(),
             restart_identity,
             partial: false,
+            xid: None,
             first_key: String::new(),
         }
     }

@@ -58,6 +58,7 @@ struct Due {
     schema: String,
     table: String,
     key: Vec<String>,
+    xid: Option<u32>,
 }
 
 impl Apply {
@@ -114,7 +115,7 @@ impl Apply {
             let key: Vec<_> = names.into_iter().zip(due.key).collect();
             let (reply, row) = oneshot::channel();
             let gone = || Fault::retry("the reader of the source ended");
-            let wish = Reread { relation: relation.clone(), key: key.clone(), xid: None, reply };
+            let wish = Reread { relation: relation.clone(), key: key.clone(), xid: due.xid, reply };
             self.rereads.send(wish).await.map_err(|_| gone())?;
             let change = match row.await.map_err(|_| gone())? {
                 Some(new) => Change::Insert { relation, new },

@@ -143,7 +143,7 @@ pub struct Apply {
     #[serde(deserialize_with = "read_bytes")]
     pub queue_bytes: usize,
     /// What becomes of a row that Supabase refuses: `park` sets it aside with its reason while the rest goes on,
-    /// `stop` stops the route until the row is taken.
+    /// `strict` stops the route until the row is taken.
     pub on_refusal: OnRefusal,
     /// More refused rows of one table than this are no accident of single rows: then the table is set aside.
     pub park_rows: u64,
@@ -172,7 +172,7 @@ pub enum Triggers {
 #[serde(rename_all = "lowercase")]
 pub enum OnRefusal {
     Park,
-    Stop,
+    Strict,
 }
 
 /// How rows that exist already get there.
