@@ -72,7 +72,8 @@ begin
     operation = excluded.operation, old = excluded.old, new = excluded.new, sqlstate = excluded.sqlstate,
     reason = excluded.reason, major = excluded.major, minor = excluded.minor,
     xid = coalesce(excluded.xid, p.xid), step = excluded.step,
-    attempts = p.attempts + 1, updated_at = now(),
+    -- Tried again within one batch, it is one attempt.
+    attempts = p.attempts + case when p.step is null then 1 else 0 end, updated_at = now(),
     -- From a minute to an hour: what it waits for may take a person.
     next_at = now() + least(interval '1 minute' * power(2, least(p.attempts, 10)), interval '1 hour');
 end $$;
@@ -152,7 +153,9 @@ begin
 end $$;
 
 -- What was refused in this batch may only have come too early (a row that refers to a later one): it is tried again
--- behind the others, until a round brings nothing more. Each entry is the newest change of its key.
+-- behind the others, until a round brings nothing more. Rounds go back and forth: rows that refer to each other in a
+-- row, in whichever direction, are done in two. More than a few are left to the next time that they are due. Each entry
+-- is the newest change of its key.
 create or replace function lockstep.try_again(route_name text, header jsonb, body bytea, first int,
   at_major bigint, at_minor bigint, aside jsonb) returns void
 language plpgsql as $$
@@ -163,9 +166,10 @@ declare
           from jsonb_array_elements(header->'groups') with ordinality y(x, n)) g order by g.n);
   at int; part jsonb; progress boolean;
 begin
-  loop
+  for round in 1..6 loop
     progress := false;
-    for at in select p.step from lockstep.parked p where p.route = route_name and p.step is not null order by p.step loop
+    for at in select p.step from lockstep.parked p where p.route = route_name and p.step is not null
+              order by p.step * (2 * (round % 2) - 1) desc loop
       part := header->'groups'->at;
       if lockstep.try(route_name, part,
         substring(body from starts[at + 1] for (select sum(l::int)::int from jsonb_array_elements_text(part->'lengths') l)),
