@@ -16,6 +16,7 @@ create table lockstep.parked (
   minor bigint not null,
   xid bigint,                            -- the source's transaction that brought it last
   step int,                              -- which group of the last batch it was, while that batch is applied
+  shape text,                            -- of the table here, when the row was refused
   attempts int not null default 1,
   first_parked_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),

@@ -78,6 +78,9 @@ declare
   progress lockstep.copy;
   is_empty boolean;
 begin
+  select * into progress from lockstep.copy c
+  where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
+  finding := finding || jsonb_build_object('begun', found, 'parked', progress.parked);
   if relation is null then
     return finding;
   end if;
@@ -105,9 +108,7 @@ begin
              where k.n <= i.indnkeyatts)
           = (select array_agg(k order by k collate "C") from unnest(key) k)));
   execute format('select not exists (select from %s)', lockstep.alone(relation)) into is_empty;
-  select * into progress from lockstep.copy c
-  where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
-  return finding || jsonb_build_object('empty', is_empty, 'begun', found, 'copied', coalesce(progress.done, false),
+  return finding || jsonb_build_object('empty', is_empty, 'copied', coalesce(progress.done, false),
     'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0), 'oid', progress.source_oid);
 end $$;
 
@@ -136,7 +137,7 @@ begin
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
   -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
-  if request->'tables' <> '[]' then
+  if request->'tables' <> '[]' and not request ? 'look' then
     delete from lockstep.copy c
     where c.route = request->>'route' and not exists (
       select from jsonb_to_recordset(request->'tables') t (schema text, name text)
@@ -145,7 +146,12 @@ begin
   -- Judged fit: from now on rows in them may be ours, brought by the stream before their copy has begun.
   insert into lockstep.copy (route, schema_name, table_name)
   select request->>'route', t.schema, t.name
-  from jsonb_to_recordset(coalesce(request->'begin', '[]')) t (schema text, name text) on conflict do nothing;
+  from jsonb_to_recordset(coalesce(request->'begin', '[]')) t (schema text, name text)
+  on conflict (route, schema_name, table_name) do update set parked = null where lockstep.copy.parked is not null;
+  -- Set aside, a table misses changes: from now on it is not copied.
+  update lockstep.copy c set parked = t.reason, done = false, cursor = null, rows = 0
+  from jsonb_to_recordset(coalesce(request->'park', '[]')) t (schema text, name text, reason text)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),

@@ -3,7 +3,8 @@
 -- Postgres has none of these roles.
 do $grants$
 declare
-  doors text[] := array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)', 'public.lockstep_parked(jsonb)'];
+  doors text[] := array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)', 'public.lockstep_parked(jsonb)',
+    'public.lockstep_evolve(jsonb)'];
   door text;
   stranger text;
 begin

@@ -59,19 +59,34 @@ exception when others then
   return null; -- a key that this side's type does not take: there is no such row
 end $$;
 
+-- Everything of a table that may refuse a row, in one word: once it is another one, what was refused is tried again.
+create or replace function lockstep.shape_of(relation regclass) returns text
+language plpgsql stable as $$
+begin
+  return md5(concat_ws(e'\n',
+    (select string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity, a.attgenerated), ','
+       order by a.attnum) from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped),
+    (select string_agg(pg_get_constraintdef(k.oid), ',' order by k.oid) from pg_constraint k where k.conrelid = relation),
+    (select string_agg(pg_get_indexdef(i.indexrelid), ',' order by i.indexrelid) from pg_index i
+     where i.indrelid = relation and i.indisunique),
+    (select string_agg(concat_ws(' ', t.tgname, t.tgfoid, t.tgenabled), ',' order by t.oid) from pg_trigger t
+     where t.tgrelid = relation and not t.tgisinternal)));
+end $$;
+
 -- Sets one row aside, or brings its entry up to date.
 create or replace function lockstep.park(route_name text, part jsonb, row_key jsonb, operation text, old jsonb, new jsonb,
   state text, why text, at_major bigint, at_minor bigint, at_step int) returns void
 language plpgsql as $$
 begin
   insert into lockstep.parked as p (route, schema_name, table_name, id, key, key_names, operation, old, new, sqlstate,
-    reason, major, minor, xid, step, next_at)
+    reason, major, minor, xid, step, shape, next_at)
   values (route_name, part->>'schema', part->>'table', md5(row_key::text), row_key, part->'key', operation, old, new,
-    state, why, at_major, at_minor, (part->>'xid')::bigint, at_step, now() + interval '1 minute')
+    state, why, at_major, at_minor, (part->>'xid')::bigint, at_step,
+    lockstep.shape_of(lockstep.target(part->>'schema', part->>'table')), now() + interval '1 minute')
   on conflict (route, schema_name, table_name, id) do update set key_names = excluded.key_names,
     operation = excluded.operation, old = excluded.old, new = excluded.new, sqlstate = excluded.sqlstate,
     reason = excluded.reason, major = excluded.major, minor = excluded.minor,
-    xid = coalesce(excluded.xid, p.xid), step = excluded.step,
+    xid = coalesce(excluded.xid, p.xid), step = excluded.step, shape = excluded.shape,
     -- Tried again within one batch, it is one attempt.
     attempts = p.attempts + case when p.step is null then 1 else 0 end, updated_at = now(),
     -- From a minute to an hour: what it waits for may take a person.
@@ -351,7 +366,10 @@ begin
     select coalesce(jsonb_agg(jsonb_build_object('schema', d.schema_name, 'table', d.table_name, 'key', d.key,
         -- Within a day the source has shown the transaction to everybody; later its number may mean another one.
         'xid', case when d.updated_at > now() - interval '1 day' then d.xid end)), '[]') into answer
-    from (select p.* from lockstep.parked p where p.route = route_name and p.next_at <= now()
+    from (select p.* from lockstep.parked p
+          join (select distinct t.schema_name, t.table_name, lockstep.shape_of(lockstep.target(t.schema_name, t.table_name)) as shape
+                from lockstep.parked t where t.route = route_name) s using (schema_name, table_name)
+          where p.route = route_name and (p.next_at <= now() or p.shape is distinct from s.shape)
             and not exists (select from lockstep.copy c where c.route = route_name and c.schema_name = p.schema_name
                               and c.table_name = p.table_name and c.parked is not null)
           order by p.next_at, p.first_parked_at, p.major, p.minor limit most) d;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::SourceUrl;
+use super::aside::Aside;
 use super::judge::{Finding, few};
 use crate::apply::Shape;
 use crate::config::{ProjectUrl, Settings};
@@ -158,12 +159,23 @@ pub struct Greeting<'a> {
     pub tables: &'a [Table],
     /// Tables that were judged fit.
     pub begin: &'a [TableName],
+    /// Tables to set aside: from now on they miss changes.
+    pub park: &'a [Aside],
     /// The stream begins anew here, and no table counts as copied any more.
     pub restart: Option<Lsn>,
+    /// `tables` are only some of the route's.
+    pub look: bool,
+}
+
+impl<'a> Greeting<'a> {
+    /// Asks for nothing yet.
+    pub fn new(route: &'a str) -> Self {
+        Self { route, source: json!({}), tables: &[], begin: &[], park: &[], restart: None, look: false }
+    }
 }
 
 pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-    let Greeting { route, source, tables, begin, restart } = greeting;
+    let Greeting { route, source, tables, begin, park, restart, look } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
@@ -173,6 +185,15 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .collect();
     let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
     let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    if !park.is_empty() {
+        let park = park
+            .iter()
+            .map(|aside| json!({"schema": aside.table.schema, "name": aside.table.name, "reason": aside.cause}));
+        request["park"] = park.collect();
+    }
+    if *look {
+        request["look"] = true.into();
+    }
     if let Some(restart) = restart {
         request["restart"] = json!([restart.0, 0]);
     }

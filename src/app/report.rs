@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use super::aside::Aside;
 use super::judge::Finding;
 use crate::apply::Event;
 use crate::capture::Progress;
@@ -126,6 +127,18 @@ impl<'a> Report<'a> {
         self.count_tables();
     }
 
+    /// Tables that are set aside.
+    pub fn set_aside(&mut self, aside: &[Aside]) {
+        for Aside { table, cause } in aside {
+            let state = TableState::Streaming.after(TableEvent::Refused { cause: cause.clone() });
+            let state = state.unwrap_or(TableState::Pending);
+            self.next.tables.push(TableStatus { name: table.to_string(), state, rows: 0, changed_at: None });
+        }
+        self.next.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        self.place = self.next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
+        self.count_tables();
+    }
+
     /// What is parked now.
     pub fn parked(&mut self, tables: Vec<ParkedRows>, discarded: Option<u64>) {
         let metrics = crate::metrics::get();
@@ -178,7 +191,7 @@ impl<'a> Report<'a> {
             self.next.rows_per_second = (self.rows - rows) as f64 / elapsed;
             self.counted = (Instant::now(), self.rows);
         }
-        let copying = |table: &TableStatus| !matches!(table.state, TableState::Streaming);
+        let copying = |table: &TableStatus| matches!(table.state, TableState::Pending | TableState::Copying { .. });
         self.next.state = match &self.trouble {
             Some(cause) => State::Waiting { cause: cause.clone() },
             None if self.next.tables.iter().any(copying) => State::Copying,

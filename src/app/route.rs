@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::aside::{self, Aside};
 use super::judge::{Finding, judge};
 use super::preflight::{self, Greeting, Hello};
 use super::recovery;
@@ -29,6 +30,8 @@ struct Ready {
     source: Client,
     target: rest::Client,
     tables: Vec<Table>,
+    /// What is set aside.
+    aside: Vec<Aside>,
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
@@ -39,11 +42,12 @@ pub async fn run(
     settings: &Settings,
     status: &watch::Sender<Status>,
     up: &mut bool,
+    refused: &[Aside],
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let mut stopping = shutdown.clone();
     let ready = tokio::select! {
-        ready = look(settings) => ready?,
+        ready = look(settings, refused) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(()),
     };
     *up = true;
@@ -51,14 +55,14 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Aside]) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None };
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let greeting = Greeting::new(ROUTE);
+    let mut hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -67,6 +71,12 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    if aside::evolve(settings, &source, &target, &tables, &hello.tables).await? {
+        return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
+    }
+    let names = preflight::names(&tables);
+    let (tables, findings, aside) = aside::part(settings, tables, std::mem::take(&mut hello.tables), refused);
+    hello.tables = findings;
     judge(&tables, &hello.tables, settings.copy.existing)?;
     if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
@@ -81,7 +91,6 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
     }
-    let names = preflight::names(&tables);
     let want = slot::Want {
         slot: &settings.source.slot,
         publication: &settings.source.publication,
@@ -92,16 +101,17 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if slot.created {
         info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
     }
-    let first =
-        Greeting { source: here.clone(), begin: &names, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
+    let fit = preflight::names(&tables);
+    let restart = broken.map(|_| slot.confirmed);
+    let first = Greeting { source: here.clone(), begin: &fit, park: &aside, restart, ..greeting.clone() };
     let known = preflight::hello(&target, &first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        Some(_) => preflight::hello(&target, &Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
-    Ok(Ready { source, target, tables, read_at, hello })
+    Ok(Ready { source, target, tables, aside, read_at, hello })
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
@@ -148,7 +158,7 @@ async fn stream(
     ready: Ready,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, read_at, hello } = ready;
+    let Ready { source, target, tables, aside, read_at, hello } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -169,6 +179,7 @@ async fn stream(
     let (events, happened) = mpsc::unbounded_channel();
     let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
     report.parked(hello.parked.clone(), None);
+    report.set_aside(&aside);
 
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
@@ -232,6 +243,7 @@ async fn stream(
         end = &mut ended => end,
         never = report.keep(progress_seen, settled_seen, happened) => match never {},
         never = watching => match never {},
+        fault = aside::until_fit(settings, aside) => Err(fault),
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())

@@ -103,8 +103,15 @@ impl Refusal {
         sqlstate(self.sqlstate()) == Class::Row
     }
 
-    /// What somebody must do about it. The groups are those of the request that was refused.
-    pub fn fault(&self, groups: &[Group]) -> Fault {
+    /// Whether the two sides differ in shape: a table, a column, a key, a type. Rights are another matter.
+    fn is_shape(&self) -> bool {
+        let code = self.sqlstate();
+        code.starts_with("42") && code != "42501" && !self.is_row()
+    }
+
+    /// What somebody must do about it. The groups are those of the request that was refused. With `park`, a table whose
+    /// shape is the reason is set aside instead, and so is one with too many refused rows.
+    pub fn fault(&self, groups: &[Group], park: bool) -> Fault {
         let group = self.group().and_then(|at| groups.get(at));
         let owner = match (given(&self.schema), given(&self.table)) {
             (Some(schema), Some(table)) => Some(TableName::new(schema, table)),
@@ -142,6 +149,9 @@ impl Refusal {
             "LS001" => format!("the row was removed in Supabase; empty {name} there and copy it again"),
             _ => format!("make {name} in Supabase take this row; it is sent again every minute"),
         };
+        if park && self.is_shape() {
+            return Fault::Park { table, cause: format!("{cause}; {fix}") };
+        }
         Fault::stop(cause, fix)
     }
 
@@ -149,10 +159,9 @@ impl Refusal {
     pub fn overflow(&self) -> Fault {
         let table = TableName::new(given(&self.schema).unwrap_or("?"), given(&self.table).unwrap_or("?"));
         let name = quote::table(&table);
-        Fault::stop(
-            format!("{table}: {}", self.message.as_deref().unwrap_or("too many rows were refused")),
-            format!("make {name} in Supabase take these rows; or raise [apply] park_rows"),
-        )
+        let many = self.message.as_deref().unwrap_or("too many rows were refused");
+        let cause = format!("{many}; make {name} in Supabase take these rows, or raise [apply] park_rows");
+        Fault::Park { table, cause }
     }
 
     fn truncate(&self, group: &Group) -> Fault {

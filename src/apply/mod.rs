@@ -236,7 +236,9 @@ impl Apply {
                 warn!(cause = %refusal, "replaying the batch row by row to find the rows to read again");
                 self.replay(prepared.batch).await
             }
-            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
+            Answer::Refused(refusal) | Answer::Missing(refusal) => {
+                Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some()))
+            }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
         }
     }

@@ -143,7 +143,9 @@ impl Apply {
                 self.note_parked(parked);
                 Ok(())
             }
-            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&plan.groups)),
+            Answer::Refused(refusal) | Answer::Missing(refusal) => {
+                Err(refusal.fault(&plan.groups, self.settings.park_rows.is_some()))
+            }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
             Answer::Duplicate => Ok(()),
             Answer::Gap { at } => {

@@ -44,6 +44,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("apply.park_rows"),
     with("copy.existing", "LOCKSTEP_EXISTING"),
     plain("copy.chunk_bytes"),
+    with("schema.evolve", "LOCKSTEP_EVOLVE"),
     with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),
     with("http.listen", "LOCKSTEP_LISTEN"),
     with("http.token", "LOCKSTEP_TOKEN"),

@@ -24,6 +24,7 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub schema: Schema,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -198,6 +199,23 @@ impl Default for Copy {
 pub enum Existing {
     Refuse,
     Keep,
+}
+
+/// What happens when a table's shape changes at the source.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schema {
+    /// `additive`: a column that is added at the source is added in Supabase too. `park`: the table is set aside with
+    /// the statement that adds it, until somebody has run that.
+    pub evolve: Evolve,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evolve {
+    #[default]
+    Park,
+    Additive,
 }
 
 /// What happens after a fault.

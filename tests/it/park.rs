@@ -148,14 +148,19 @@ async fn rows_that_depend_on_a_parked_one_park_with_it_and_come_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_writes_what_the_source_holds_now_once_the_constraint_is_gone() {
-    let mut rig = plain().await;
+async fn a_retry_writes_what_the_source_holds_now_once_nothing_is_in_the_way() {
+    let trigger = "create table closed (id int primary key); insert into closed values (1), (2), (3); \
+         create function small() returns trigger language plpgsql security definer as $$ begin \
+         if exists (select from public.closed c where c.id = new.id) then raise 'small: % is closed', new.id; end if; \
+         return new; end $$; create trigger small before insert on item for each row execute function small(); \
+         alter table item enable always trigger small";
+    let mut rig = streaming(Owner::SetReplicationRole, TABLES, trigger, &[]).await;
     source(&rig, "insert into item values (1, 100), (2, 200), (3, 300)").await;
     rig.settled().await;
     let (code, out, err) = rig.verb(&["parked", "list"]).await;
     assert_eq!((code, out.lines().filter(|line| line.contains("public.item")).count()), (Some(0), 3), "{out}{err}");
-    assert!(out.contains("23514") && out.contains("small"), "{out}");
-    on_the_target(&rig, "alter table item drop constraint small").await;
+    assert!(out.contains("P0001") && out.contains("small: 1 is closed"), "{out}");
+    on_the_target(&rig, "truncate closed").await;
     let (code, out, err) = rig.verb(&["parked", "retry", "public.item", "--key", "2"]).await;
     assert_eq!((code, out.trim()), (Some(0), "1 row will be read again and tried"), "{out}{err}");
     until("it is there", async || items(&rig).await == "2:200").await;
@@ -226,9 +231,137 @@ async fn killed_at_any_moment_each_refused_row_is_parked_exactly_once() {
     let count = "select count(*) || ' ' || count(distinct key) || ' ' || max(attempts) from lockstep.parked";
     assert_eq!(target(&rig, count).await, "60 60 1");
     assert_eq!(target(&rig, "select count(*) from item").await, "540");
+    // Nobody asks for it: the shape of the table changed, so they are tried again.
     on_the_target(&rig, "alter table item drop constraint small").await;
-    assert_eq!(rig.verb(&["parked", "retry"]).await.0, Some(0));
     until("all are there", async || parked(&rig).await.is_empty()).await;
+    rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+/// A table's state as the service tells it, and why.
+async fn state(rig: &Rig, table: &str) -> (String, String) {
+    let Some(status) = rig.status().await else { return Default::default() };
+    let tables = status["tables"].as_array().cloned().unwrap_or_default();
+    let found = tables.iter().find(|one| one["name"] == table);
+    let text = |name: &str| found.and_then(|one| one[name].as_str()).unwrap_or_default().to_owned();
+    (text("state"), text("cause"))
+}
+
+async fn is_parked(rig: &Rig, table: &str) -> String {
+    until("the table is set aside", async || state(rig, table).await.0 == "parked").await;
+    state(rig, table).await.1
+}
+
+/// The statement that a reason names.
+fn statement(cause: &str) -> String {
+    cause.split_once("; in Supabase: ").unwrap_or_else(|| panic!("{cause}")).1.lines().next().unwrap().to_owned()
+}
+
+async fn count(rig: &Rig, table: &str) -> String {
+    target(rig, &format!("select count(*) from {table}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_added_at_the_source_sets_its_table_aside_until_the_printed_statement_was_run() {
+    let mut rig = streaming(Owner::SetReplicationRole, TABLES, "", &[("LOCKSTEP_LOOK_AGAIN", "1s")]).await;
+    source(&rig, "insert into item values (1, 1), (2, 2)").await;
+    rig.settled().await;
+    source(
+        &rig,
+        "alter table item add column extra timestamptz; insert into item values (3, 3, null, now()); \
+                  insert into other values (1, 'goes on')",
+    )
+    .await;
+    let cause = is_parked(&rig, "public.item").await;
+    assert!(cause.contains(r#"alter table "public"."item" add column "extra" timestamp with time zone;"#), "{cause}");
+    until("the other goes on", async || count(&rig, "other").await == "1").await;
+    source(
+        &rig,
+        "delete from item where id = 1; update item set n = 20 where id = 2; insert into other values (2, 'x')",
+    )
+    .await;
+    until("the other goes on", async || count(&rig, "other").await == "2").await;
+    assert_eq!(items(&rig).await, "1:1 2:2");
+    until("the gauge shows it", async || rig.metric("lockstep_tables{state=\"parked\"}").await == 1.0).await;
+    let (_, out, _) = rig.verb(&["parked", "list"]).await;
+    assert!(out.contains("public.item") && out.contains("add column"), "{out}");
+    // A start finds it aside, and does not end because of it.
+    rig.kill9().await;
+    rig.start();
+    is_parked(&rig, "public.item").await;
+    on_the_target(&rig, &statement(&cause)).await;
+    until("it streams again", async || state(&rig, "public.item").await.0 == "streaming").await;
+    rig.settled().await;
+    source(&rig, "insert into item values (4, 4, null, now())").await;
+    rig.settled().await;
+    until("all is there", async || {
+        count(&rig, "item where id in (2, 3, 4) and (n = 20 or extra is not null)").await == "3"
+    })
+    .await;
+    rig.assert_equal(&public(&["other"])).await;
+    assert_eq!(rig.metric("lockstep_rows_dropped_total").await, 0.0);
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_or_a_table_that_goes_missing_in_supabase_sets_its_table_aside_and_the_others_go_on() {
+    let mut rig = streaming(Owner::SetReplicationRole, TABLES, "", &[("LOCKSTEP_LOOK_AGAIN", "1s")]).await;
+    source(&rig, "insert into item values (1, 1); insert into other values (1, 'a')").await;
+    rig.settled().await;
+    on_the_target(&rig, "alter table item drop column body").await;
+    source(&rig, "begin; insert into item values (2, 2, 'b'); insert into other values (2, 'b'); commit").await;
+    let cause = is_parked(&rig, "public.item").await;
+    assert!(cause.contains(r#"alter table "public"."item" add column "body" text;"#), "{cause}");
+    until("the other goes on", async || count(&rig, "other").await == "2").await;
+    on_the_target(&rig, &statement(&cause)).await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item", "other"])).await;
+    on_the_target(&rig, "drop table item").await;
+    source(&rig, "insert into item values (3, 3); insert into other values (3, 'c')").await;
+    let cause = is_parked(&rig, "public.item").await;
+    assert!(cause.contains("lockstep schema --table public.item"), "{cause}");
+    until("the other goes on", async || count(&rig, "other").await == "3").await;
+    let (code, sql, _) = rig.verb(&["schema", "--table", "public.item"]).await;
+    assert_eq!(code, Some(0));
+    on_the_target(&rig, &sql).await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item", "other"])).await;
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_additive_an_added_column_follows_by_itself_and_old_rows_have_their_value() {
+    let env = [("LOCKSTEP_LOOK_AGAIN", "1s"), ("LOCKSTEP_EVOLVE", "additive")];
+    let mut rig = streaming(Owner::SetReplicationRole, TABLES, "", &env).await;
+    source(&rig, "insert into item select i, i from generate_series(1, 100) i").await;
+    rig.settled().await;
+    source(
+        &rig,
+        r#"alter table item add column "It's" text not null default 'it''s {old}', add column plain numeric(10, 2)[];
+           update item set "It's" = 'new', plain = '{1.50,NULL}' where id = 1; insert into item values (101, 101);
+           alter table item alter column "It's" set default 'younger'; insert into item values (102, 102)"#,
+    )
+    .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    let old = r#"select count(*) || ' ' || count(*) filter (where "It's" = 'it''s {old}') from item"#;
+    assert_eq!(target(&rig, old).await, "102 100");
+    // Each row another one: nothing tells them but a comparison.
+    source(&rig, "alter table item add column id2 uuid default gen_random_uuid(); insert into item values (103, 103)")
+        .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    // A type that is not there yet: set aside, and it follows once the type was made.
+    source(
+        &rig,
+        "create type mood as enum ('ok'); alter table item add column m mood default 'ok'; \
+                  insert into item values (104, 104); insert into other values (1, 'goes on')",
+    )
+    .await;
+    is_parked(&rig, "public.item").await;
+    until("the other goes on", async || count(&rig, "other").await == "1").await;
+    on_the_target(&rig, "create type mood as enum ('ok')").await;
+    rig.settled().await;
     rig.assert_equal(&public(&["item"])).await;
     assert_eq!(rig.terminate().await, Some(0));
 }
