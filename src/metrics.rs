@@ -30,6 +30,8 @@ pub struct Metrics {
     pub rows: IntCounterVec,
     pub transactions: IntCounter,
     pub split_transactions: IntCounter,
+    pub staged_transactions: IntCounter,
+    pub request_limit_bytes: IntGauge,
     pub batches: IntCounter,
     pub bytes: IntCounter,
     pub apply_seconds: Histogram,
@@ -71,6 +73,16 @@ impl Metrics {
             retained_wal_bytes: gauge(r, "retained_wal_bytes", "Bytes of WAL that the source keeps for our slot"),
             rows: counters(r, "rows_total", "Row changes written to the target", &["table", "kind"]),
             transactions: counter(r, "transactions_total", "Transactions written to the target"),
+            staged_transactions: counter(
+                r,
+                "staged_transactions_total",
+                "Transactions too large for one request, applied as one all the same",
+            ),
+            request_limit_bytes: gauge(
+                r,
+                "request_limit_bytes",
+                "Largest request since something before the target refused a larger one; 0 while nothing did",
+            ),
             split_transactions: counter(
                 r,
                 "split_transactions_total",

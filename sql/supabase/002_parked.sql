@@ -37,12 +37,13 @@ create table lockstep.discarded (
 alter table lockstep.copy add column parked text;
 
 -- Pieces of a request that is too large to be sent as one; applied together, in one transaction, by the last call.
-create table lockstep.stage (
+-- Unlogged: it is no part of the route's state, and what a crash loses is sent again.
+create unlogged table lockstep.stage (
   route text not null,
-  major bigint not null,
-  minor bigint not null,
+  run text not null,
+  part int not null,
   number int not null,
   piece bytea not null,
-  primary key (route, major, minor, number)
+  primary key (route, run, part, number)
 );
 alter table lockstep.stage alter column piece set storage external; -- read once, then deleted: not worth packing

@@ -132,6 +132,10 @@ begin
     where c.route = request->>'route';
     update lockstep.copy c set done = false, cursor = null, rows = 0 where c.route = request->>'route';
   end if;
+  -- What lies there was laid down by an earlier start, and is sent again.
+  if not request ? 'look' then
+    delete from lockstep.stage s where s.route = request->>'route';
+  end if;
   -- The first look does not know yet which source it is; until something is written it may become another one.
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
@@ -317,8 +321,11 @@ end $$;
 create or replace function lockstep.apply(body bytea) returns jsonb
 language plpgsql as $$
 declare
-  header_length int := (get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3);
-  header jsonb := convert_from(substring(body from 5 for header_length), 'UTF8')::jsonb;
+  first int := lockstep.header_end(body) + 1;  -- where the values begin
+  header jsonb := lockstep.header_of(body);
+  parts int;                     -- that were laid down before; this request comes behind them
+  current bytea;                 -- of them or of this request: what is at work
+  head jsonb;
   route_name text := header->>'route';
   base_major bigint := header->'base'->>0;  base_minor bigint := header->'base'->>1;
   upto_major bigint := header->'upto'->>0;  upto_minor bigint := header->'upto'->>1;
@@ -329,7 +336,7 @@ declare
   total int;
   vals bytea;
   relation regclass;
-  careful boolean := coalesce(header->>'refused' = 'park', false);
+  careful boolean;
   repair boolean := header ? 'repair';
   any_parked boolean;
   aside jsonb := '{}';           -- rows to set aside untried, by id, with the reason
@@ -360,13 +367,25 @@ begin
     return jsonb_build_object('status', 'gap', 'at', jsonb_build_array(here.major, here.minor));
   end if;
 
+  -- What was sent only points to the request.
+  if header ? 'pieces' then
+    body := lockstep.laid_down(route_name, header->'pieces'->>'run', 0, (header->'pieces'->>'count')::int);
+    if body is null then
+      return jsonb_build_object('status', 'unstaged');
+    end if;
+    first := lockstep.header_end(body) + 1;
+    header := lockstep.header_of(body) || jsonb_build_object('pieces', true);
+    repair := header ? 'repair';
+  end if;
+  careful := coalesce(header->>'refused' = 'park', false);
+  parts := coalesce(jsonb_array_length(header->'staged'->'parts'), 0);
+
   -- Marks this transaction as ours, in the WAL and for triggers, so that the way back can tell an echo.
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
   any_parked := exists (select from lockstep.parked p where p.route = route_name);
   <<attempt>> loop
   number := -1;
-  start := 5 + header_length;
   suppress := header->>'triggers' = 'suppress';
   written := 0;
   deleted_nothing := 0;
@@ -376,7 +395,18 @@ begin
     if careful then
       update lockstep.parked p set step = null where p.route = route_name and p.step is not null;
     end if;
-    for part in select jsonb_array_elements(header->'groups') loop
+    for which in 0..parts loop
+    if which = parts then
+      current := body;
+    else
+      current := lockstep.laid_down(route_name, header->'staged'->>'run', which, (header->'staged'->'parts'->>which)::int);
+      if current is null then
+        raise sqlstate 'LS004';
+      end if;
+    end if;
+    head := case when which = parts then header else lockstep.header_of(current) end;
+    start := lockstep.header_end(current) + 1;
+    for part in select jsonb_array_elements(head->'groups') loop
       number := number + 1;
       relation := lockstep.target(part->>'schema', part->>'table');
       if suppress and (part->>'op' = 'truncate' or lockstep.acts(relation)) then
@@ -393,7 +423,7 @@ begin
       end if;
       -- Its own values only: handed the whole body, every group would read past those of all the others.
       total := (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
-      vals := substring(body from start for total);
+      vals := substring(current from start for total);
       if careful then
         touched := lockstep.try(route_name, part, vals, relation, upto_major, upto_minor, number, aside);
         if touched = -1 then
@@ -414,26 +444,30 @@ begin
       end if;
       start := start + total;
     end loop;
+    if head ? 'copies' then
+      insert into lockstep.copy as c (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at)
+      select route_name, x->>'schema', x->>'table', (x->>'oid')::bigint, x->'cursor', (x->>'done')::boolean,
+        (x->>'rows')::bigint, clock_timestamp()
+      from jsonb_array_elements(head->'copies') x
+      on conflict (route, schema_name, table_name)
+      do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    end if;
+    end loop;
     if missing <> '{}' then
       raise sqlstate 'LS001' using message = format('%s rows to update are not there, or set aside', cardinality(missing));
     end if;
     if careful then
-      perform lockstep.try_again(route_name, header, body, 5 + header_length, upto_major, upto_minor, aside);
+      perform lockstep.try_again(route_name, header, body, first, upto_major, upto_minor, aside);
     end if;
     number := -1;
     if careful then
-      perform lockstep.check_deferred(header, body, 5 + header_length);
+      perform lockstep.check_deferred(header, body, first);
       perform lockstep.check_room(route_name, (header->>'park_rows')::bigint);
     else
       set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
     end if;
-    if header ? 'copies' then
-      insert into lockstep.copy as c (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at)
-      select route_name, x->>'schema', x->>'table', (x->>'oid')::bigint, x->'cursor', (x->>'done')::boolean,
-        (x->>'rows')::bigint, clock_timestamp()
-      from jsonb_array_elements(header->'copies') x
-      on conflict (route, schema_name, table_name)
-      do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+    if parts > 0 or header ? 'pieces' then
+      delete from lockstep.stage s where s.route = route_name;
     end if;
     if not repair then
       update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
@@ -454,11 +488,25 @@ begin
         -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
         'status', case when state = 'LS001' then 'missing'
                        when state = 'LS002' then 'overflow'
+                       when state = 'LS004' then 'unstaged'
                        when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);
   end;
   end loop;
   return jsonb_build_object('status', 'applied', 'rows', written, 'absent', deleted_nothing,
     'parked', case when any_parked or careful then lockstep.parked_counts(route_name) end);
+end $$;
+
+-- A body is four bytes with the header's length (big-endian), the header, the values. Where the header ends:
+create or replace function lockstep.header_end(body bytea) returns int
+language plpgsql immutable as $$
+begin
+  return 4 + ((get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3));
+end $$;
+
+create or replace function lockstep.header_of(body bytea) returns jsonb
+language plpgsql immutable as $$
+begin
+  return convert_from(substring(body from 5 for lockstep.header_end(body) - 4), 'UTF8')::jsonb;
 end $$;
 
 -- Empties tables together, as the source did. Never CASCADE: the stream names every table that the source emptied.

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::apply::Limits;
 use crate::config::Settings;
 use crate::http;
 use crate::pg;
@@ -58,9 +59,10 @@ async fn supervise(
     let mut waits = waits();
     // A table that was refused while it streamed: the next start sets it aside.
     let mut refused = Vec::new();
+    let limits = Limits::new(settings.apply.max_batch_bytes);
     loop {
         let mut up = false;
-        let fault = match route::run(settings, status, &mut up, &refused, shutdown.clone()).await {
+        let fault = match route::run(settings, status, &mut up, &refused, &limits, shutdown.clone()).await {
             Ok(()) => return Ok(()),
             Err(fault) => fault,
         };

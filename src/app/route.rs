@@ -14,7 +14,7 @@ use super::judge::{Finding, judge};
 use super::preflight::{self, Greeting, Hello};
 use super::recovery;
 use super::report::Report;
-use crate::apply::{Apply, Parked, Reached, Shapes};
+use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::{self, slot};
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::pg::{self, Client};
@@ -43,6 +43,7 @@ pub async fn run(
     status: &watch::Sender<Status>,
     up: &mut bool,
     refused: &[Aside],
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let mut stopping = shutdown.clone();
@@ -51,7 +52,7 @@ pub async fn run(
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(()),
     };
     *up = true;
-    stream(settings, status, ready, shutdown).await
+    stream(settings, status, ready, limits, shutdown).await
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
@@ -139,7 +140,7 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
-/// A transaction of up to so many full batches is still written whole, as one request; a larger one is split. It
+/// A transaction of up to so many full batches is still one request; a larger one travels in parts of that size. It
 /// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
 const WHOLE: usize = 4;
 
@@ -156,6 +157,7 @@ async fn stream(
     settings: &Settings,
     status: &watch::Sender<Status>,
     ready: Ready,
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let Ready { source, target, tables, aside, read_at, hello } = ready;
@@ -192,7 +194,7 @@ async fn stream(
     parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-    let gathering = pipeline::Settings { run, keys, batch_bytes: settings.apply.max_batch_bytes };
+    let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     parts.spawn(async move {
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
@@ -203,6 +205,8 @@ async fn stream(
         settings: crate::apply::Settings {
             route: ROUTE.into(),
             suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+            whole_bytes: settings.apply.whole_bytes,
+            limits: limits.clone(),
             park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
         },
         client: target,
@@ -212,6 +216,7 @@ async fn stream(
         events,
         rereads,
         parked: Parked::new(hello.parked.clone()),
+        staged: None,
     };
     parts.spawn(apply.run(pulls));
 

@@ -23,6 +23,10 @@ pub enum Answer {
     Refused(Refusal),
     /// So many rows of a table were refused that it is not about single rows.
     Overflow(Refusal),
+    /// What the request refers to does not lie in the target (any more).
+    Unstaged,
+    /// What was staged took longer than the target allows.
+    Late,
 }
 
 /// The function's answer as it travels.
@@ -66,6 +70,7 @@ impl Wire {
             }
             "missing" => Ok(Answer::Missing(self.refusal)),
             "refused" => Ok(Answer::Refused(self.refusal)),
+            "unstaged" => Ok(Answer::Unstaged),
             "overflow" => Ok(Answer::Overflow(self.refusal)),
             "retry" => Err(self.refusal.to_string()),
             other => Err(format!("an answer of unknown status `{other}`")),

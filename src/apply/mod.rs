@@ -7,11 +7,13 @@
 mod answer;
 mod encode;
 mod fold;
+mod limits;
 mod park;
 mod plan;
 mod reread;
 mod send;
 mod shape;
+mod stage;
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -24,11 +26,13 @@ use tracing::{info, warn};
 use crate::rest;
 use crate::types::{Batch, Fault, ParkedRows, Position, Pull, Reread, TableName};
 use answer::Answer;
+pub use limits::Limits;
 pub use park::Parked;
 use plan::{Order, Plan, plan};
 use send::Mode;
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
+pub use stage::Staged;
 
 /// The target commits without waiting for its disk: a row is seen that much sooner. It writes down what it took at
 /// least this often while batches follow each other, ..
@@ -38,6 +42,7 @@ const FLUSH_IDLE: Duration = Duration::from_millis(200);
 /// Somebody waits for the checkpoint to move. A batch with rows may come meanwhile and do it in passing.
 const FLUSH_MARK: Duration = Duration::from_millis(10);
 
+#[derive(Clone)]
 pub struct Settings {
     pub route: String,
     /// The target leaves triggers and foreign keys to the source, and may do so: batches are folded and written set
@@ -45,6 +50,9 @@ pub struct Settings {
     pub suppress: bool,
     /// Rows that are refused are set aside, up to so many of a table; none: they stop the route.
     pub park_rows: Option<u64>,
+    /// A transaction of up to so many bytes is applied as one, whatever it takes.
+    pub whole_bytes: usize,
+    pub limits: Limits,
 }
 
 /// What was written, for status and metrics.
@@ -74,6 +82,7 @@ pub struct Apply {
     /// Asks for rows of the source that a change holds only in part.
     pub rereads: mpsc::Sender<Reread>,
     pub parked: Parked,
+    pub staged: Option<Staged>,
 }
 
 /// How far the target is, and who wants to know.
@@ -112,14 +121,26 @@ impl Apply {
                     None => return self.flush().await,
                 },
             };
-            if current.plan.groups.is_empty() && current.batch.copied.is_empty() {
+            let current = if self.waits_for_more(&current.batch) {
+                match self.stage(current).await? {
+                    Some(current) => current,
+                    None => continue,
+                }
+            } else {
+                current
+            };
+            if self.staged.is_none() && current.plan.groups.is_empty() && current.batch.copied.is_empty() {
                 self.pass_over(&current.batch);
                 continue;
             }
             let durable = self.reached.flushed.elapsed() > FLUSH;
             let (base, whole) = (self.reached.base, Mode::Whole);
-            let request = send::Request::new(&self.settings, base, durable, &current.batch, &current.plan, whole);
-            let mut sending = pin!(send::until_answered(self.client.clone(), request, self.events.clone()));
+            let mut request = send::Request::new(&self.settings, base, durable, &current.batch, &current.plan, whole);
+            if let Some(staged) = self.staged_header() {
+                request = send::Request::behind(&self.settings, base, durable, &current.batch, &current.plan, &staged);
+            }
+            let (client, settings) = (self.client.clone(), self.settings.clone());
+            let mut sending = pin!(send::until_answered(client, settings, request, self.events.clone()));
             // While it is in flight, a batch that is full already is planned ahead. One that is not full keeps
             // growing until this one is answered.
             let (reply, mut ahead) = oneshot::channel();
@@ -140,7 +161,8 @@ impl Apply {
                 Some(answer) => answer,
                 None => sending.await,
             };
-            self.take(current, answer?, durable).await?;
+            let answer = self.staged_answered(answer?)?;
+            self.take(current, answer, durable).await?;
         }
     }
 
@@ -179,7 +201,8 @@ impl Apply {
         let batch = Batch { upto: self.reached.ahead, ..Batch::default() };
         let request =
             send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default(), Mode::Whole);
-        let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+        let answer =
+            send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
         self.take(Prepared { batch, plan: Plan::default(), by_row: true }, answer, true).await
     }
 
@@ -240,6 +263,7 @@ impl Apply {
                 Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some()))
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
+            Answer::Unstaged | Answer::Late => Err(Fault::retry("a request in pieces was not taken; it is sent again")),
         }
     }
 
@@ -252,7 +276,8 @@ impl Apply {
             let mode = self.settings.park_rows.map_or(Mode::Whole, |rows| Mode::Park { rows });
             let base = self.reached.base;
             let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);
-            let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+            let answer =
+                send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
             let missing: Vec<usize> = match &answer {
                 Answer::Missing(refusal) => {
                     refusal.missing().iter().filter_map(|&group| prepared.plan.origin.get(group)).copied().collect()
@@ -267,7 +292,13 @@ impl Apply {
         }
     }
 
-    fn written(&mut self, Prepared { batch, plan, .. }: &Prepared, durable: bool) {
+    fn written(&mut self, prepared: &Prepared, durable: bool) {
+        self.count(prepared);
+        self.reached.written(prepared.batch.upto, durable);
+        self.settle(&prepared.batch);
+    }
+
+    fn count(&mut self, Prepared { batch, plan, .. }: &Prepared) {
         for (table, kind, rows) in &plan.counted {
             self.tell(Event::Written { table: table.clone(), kind, rows: *rows });
         }
@@ -280,8 +311,6 @@ impl Apply {
         let metrics = crate::metrics::get();
         metrics.batches.inc();
         metrics.transactions.inc_by(batch.transactions);
-        self.reached.written(batch.upto, durable);
-        self.settle(batch);
     }
 
     fn settle(&self, batch: &Batch) {

@@ -65,7 +65,8 @@ impl Apply {
     /// Between two batches, since a busy stream never waits for one.
     pub(super) async fn look_when_due(&mut self) -> Result<(), Fault> {
         match self.parked.next {
-            Some(next) if next <= Instant::now() => self.look().await,
+            // While a transaction is half sent, its rows are left alone.
+            Some(next) if next <= Instant::now() && self.staged.is_none() => self.look().await,
             _ => Ok(()),
         }
     }
@@ -138,7 +139,7 @@ impl Apply {
         // With `strict` too, what was parked before stays parked: it is no news.
         let rows = self.settings.park_rows.unwrap_or(u64::MAX >> 1);
         let request = Request::new(&self.settings, self.reached.base, true, &batch, &plan, Mode::Repair { rows });
-        match send::until_answered(self.client.clone(), request, self.events.clone()).await? {
+        match send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await? {
             Answer::Applied { parked, .. } => {
                 self.note_parked(parked);
                 Ok(())
@@ -147,6 +148,7 @@ impl Apply {
                 Err(refusal.fault(&plan.groups, self.settings.park_rows.is_some()))
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
+            Answer::Unstaged | Answer::Late => Err(Fault::retry("a request in pieces was not taken; it is sent again")),
             Answer::Duplicate => Ok(()),
             Answer::Gap { at } => {
                 let base = self.reached.base;

@@ -40,6 +40,7 @@ pub const SETTINGS: &[Setting] = &[
     with("apply.triggers", "LOCKSTEP_TRIGGERS"),
     plain("apply.max_batch_bytes"),
     plain("apply.queue_bytes"),
+    plain("apply.whole_bytes"),
     with("apply.on_refusal", "LOCKSTEP_ON_REFUSAL"),
     plain("apply.park_rows"),
     with("copy.existing", "LOCKSTEP_EXISTING"),

@@ -143,6 +143,10 @@ pub struct Apply {
     /// memory; when it is full the source keeps the WAL until there is room.
     #[serde(deserialize_with = "read_bytes")]
     pub queue_bytes: usize,
+    /// A transaction of up to this size is seen in Supabase whole or not at all, however many requests it takes.
+    /// Larger: longer transactions there. What is larger still arrives in parts, exactly once.
+    #[serde(deserialize_with = "read_bytes")]
+    pub whole_bytes: usize,
     /// What becomes of a row that Supabase refuses: `park` sets it aside with its reason while the rest goes on,
     /// `strict` stops the route until the row is taken.
     pub on_refusal: OnRefusal,
@@ -156,6 +160,7 @@ impl Default for Apply {
             triggers: Triggers::Suppress,
             max_batch_bytes: 1_000_000,
             queue_bytes: 16 << 20,
+            whole_bytes: 64 << 20,
             on_refusal: OnRefusal::Park,
             park_rows: 1000,
         }
