@@ -10,6 +10,7 @@ mod exactly_once;
 mod first_steps;
 mod life;
 mod recovery;
+mod park;
 mod rig;
 mod shapes;
 mod values;
