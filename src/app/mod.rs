@@ -2,9 +2,9 @@
 //! whether to wait, to stop and look again, or to end.
 
 mod aside;
-mod judge;
-mod preflight;
-mod recovery;
+pub(crate) mod judge;
+pub(crate) mod preflight;
+pub(crate) mod recovery;
 mod report;
 mod route;
 
@@ -23,6 +23,7 @@ use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use preflight::client as target;
 pub use route::ROUTE;
+pub(crate) use route::same_source;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.

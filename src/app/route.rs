@@ -116,7 +116,7 @@ async fn look(settings: &Settings, refused: &[Aside]) -> Result<Ready, Fault> {
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
-fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+pub(crate) fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
     let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
     // While nothing is written it may still become another one.
     if fresh || (known["system"] == here["system"] && known["slot"] == here["slot"]) {

@@ -2,6 +2,7 @@
 
 mod address;
 mod demo;
+mod doctor;
 mod log;
 mod output;
 mod parked;
@@ -40,6 +41,8 @@ enum Verb {
     Status(status::Args),
     /// Show what Supabase refused, try it again, or give it up
     Parked(parked::Args),
+    /// Look at both sides before anything is changed, and say what to mend
+    Doctor(doctor::Args),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
@@ -57,6 +60,8 @@ pub(crate) enum Failure {
     Work(Fault),
     /// The answer is no, and has been printed: exit 1.
     No,
+    /// It has been printed that there is no answer: exit 2.
+    Unknown,
 }
 
 impl From<Problem> for Failure {
@@ -82,6 +87,7 @@ pub fn main() -> ExitCode {
     match go(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::No) => ExitCode::FAILURE,
+        Err(Failure::Unknown) => ExitCode::from(2),
         Err(Failure::Settings(problem)) => {
             output::complain(&problem.to_string());
             ExitCode::from(2)
@@ -118,6 +124,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
         Verb::Parked(args) => wait(parked::run(args, &settings()?)),
+        Verb::Doctor(args) => wait(doctor::run(args, cli.config.as_deref())),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::problem::Problem;
 use super::units::{read_bytes, read_duration};
 use super::urls::{ProjectUrl, check_source};
-use crate::types::ApiKey;
+use crate::types::{ApiKey, Fault};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -100,6 +100,16 @@ impl Supabase {
             Problem::new("SUPABASE_KEY", cause)
         })?;
         Ok((url, key))
+    }
+}
+
+impl Supabase {
+    /// What the certificate file holds, if one is set.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        std::fs::read(path).map(Some).map_err(|error| {
+            Fault::stop(format!("cannot read {}: {error}", path.display()), "correct [supabase] ca_file")
+        })
     }
 }
 

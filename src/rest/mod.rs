@@ -27,6 +27,7 @@ pub struct Client {
     http: reqwest::Client,
     /// The project's address, which every message about a connection names.
     url: String,
+    /// Ends in `rpc/`; what lies before that is the REST end itself.
     rpc: String,
 }
 
@@ -68,6 +69,20 @@ impl Client {
             Body::Json(value) => request.json(&value),
             Body::Bytes(bytes) => request.header(CONTENT_TYPE, "application/octet-stream").body(bytes),
         };
+        self.answer(request, function).await
+    }
+
+    /// What PostgREST tells of a schema: its OpenAPI description.
+    pub async fn describe(&self, schema: &str) -> Result<serde_json::Value, Failure> {
+        let profile = HeaderValue::from_str(schema).map_err(|_| Failure {
+            class: Class::SetUp,
+            ..Failure::unanswered(format!("schema {schema} cannot be named in a header"))
+        })?;
+        let root = self.rpc.trim_end_matches("rpc/");
+        self.answer(self.http.get(root).header("accept-profile", profile), "the REST end").await
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder, of: &str) -> Result<T, Failure> {
         let answer = request.send().await.map_err(|e| Failure::unanswered(format!("{}: {}", self.url, chain(&e))))?;
         let status = answer.status();
         let retry_after = retry_after(answer.headers());
@@ -77,7 +92,7 @@ impl Client {
         }
         serde_json::from_slice(&body).map_err(|e| Failure {
             class: Class::SetUp,
-            ..Failure::unanswered(format!("an answer of {function} that is not ours: {e}"))
+            ..Failure::unanswered(format!("an answer of {of} that is not ours: {e}"))
         })
     }
 }
@@ -94,6 +109,8 @@ fn headers(key: &ApiKey) -> Result<HeaderMap, Fault> {
     if let Some(bearer) = key.authorization() {
         headers.insert(AUTHORIZATION, secret(bearer.expose_secret())?);
     }
+    // Our functions are there, wherever in the list of exposed schemas it stands.
+    headers.insert(HeaderName::from_static("content-profile"), HeaderValue::from_static("public"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     Ok(headers)
 }
