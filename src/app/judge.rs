@@ -24,6 +24,8 @@ pub struct Finding {
     pub(crate) empty: bool,
     /// It was found fit before: what it holds may be ours.
     pub(crate) begun: bool,
+    /// It is set aside, and why.
+    pub parked: Option<String>,
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
     pub rows: u64,
@@ -63,6 +65,13 @@ pub fn judge(tables: &[Table], findings: &[Finding], existing: Existing) -> Resu
         return Err(Fault::stop(few(&causes, "; "), few(&fixes, "\n       ")));
     }
     Ok(())
+}
+
+/// Why a table cannot take part, by its shape over there, and the statement that mends it.
+pub fn unfit(table: &Table, finding: &Finding) -> Option<(String, String)> {
+    let complaint = [missing, columns, key, generated, required].into_iter().find_map(|check| check(table, finding))?;
+    let fix = complaint.fix();
+    Some((complaint.cause, fix))
 }
 
 /// At most ten of them in one line.

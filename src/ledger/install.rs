@@ -15,10 +15,15 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") },
+    Migration { version: 2, sql: include_str!("../../sql/supabase/002_parked.sql") },
+];
 
 const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
+const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
+const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
+const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
 const DOCTOR: &str = include_str!("../../sql/supabase/doctor.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
 
@@ -66,7 +71,7 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let facts = format!(
         "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
     );
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{facts}\n{DOCTOR}\n{GRANTS}{TAIL}")
+    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}")
 }
 
 const HEAD: &str = "\

@@ -11,6 +11,8 @@ mod doctor_service;
 mod exactly_once;
 mod first_steps;
 mod life;
+mod park;
+mod recovery;
 mod rig;
 mod shapes;
 mod values;
