@@ -1,6 +1,5 @@
 //! Takes connections, each within limits: whoever opens many, or says nothing, costs little and keeps nobody out.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,25 +64,18 @@ async fn next(listener: &TcpListener) -> TcpStream {
     }
 }
 
-fn connection(
-    stream: TcpStream,
-    router: Router,
-    limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
-) -> impl Future<Output = ()> {
-    async move {
-        let _ = stream.set_nodelay(true); // it is only slower without
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head)
-            .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        let mut connection = pin!(connection);
-        // How a client's connection ends is its own affair.
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+async fn connection(stream: TcpStream, router: Router, limits: Limits, mut shutdown: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true); // it is only slower without
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    // How a client's connection ends is its own affair.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
+    let _ = connection.await;
 }
