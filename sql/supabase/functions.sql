@@ -195,7 +195,7 @@ language plpgsql stable as $$
 declare
   op text := part->>'op';
   names text[];    -- quoted, in the order in which they travel
-  arrays text;     -- the arguments of unnest()
+  arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
   aliases text;    -- its columns: v1, v2, ..
   vals text[];     -- the values, cast where they travel as text
   key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
@@ -229,7 +229,7 @@ begin
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
+         string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
@@ -248,7 +248,7 @@ begin
     -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
     select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
     from unnest(generated) n where n <> all (key);
-    return format('insert into %s as t (%s) overriding system value select %s from pg_catalog.unnest(%s) u (%s) on conflict (%s) do %s',
+    return format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
       relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
       coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
   end if;
@@ -259,7 +259,7 @@ begin
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
-    return format('delete from %s t using pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
@@ -268,9 +268,9 @@ begin
     and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('select from %s t, rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
-  return format('update %s t set %s from pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+  return format('update %s t set %s from rows from (%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
 end $$;
 
 -- Runs a statement that writes. While rows are written the target's own triggers, checks and defaults run, and few of

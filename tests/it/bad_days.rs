@@ -121,7 +121,7 @@ async fn with_wal_sender_timeout_6s_a_target_that_stalls_longer_does_not_cost_th
     options.source = options.source.set("wal_sender_timeout", "6s");
     let mut rig = Rig::with(options, TABLE).await;
     // So little that the queue is full at once, and reading stops.
-    std::fs::write(rig.dir.path().join("lockstep.toml"), "[apply]\nqueue_bytes = \"1MB\"\n").unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[apply]\nqueue_bytes = \"1MiB\"\n").unwrap();
     rig.start();
     rig.settled().await;
     let reader = "select pid from pg_stat_replication";
