@@ -28,7 +28,9 @@ impl Rig {
         Self::with(PairOptions::default(), sql).await
     }
 
-    pub async fn with(options: PairOptions, sql: &str) -> Self {
+    pub async fn with(mut options: PairOptions, sql: &str) -> Self {
+        options.source.bin = options.source.bin.or_else(|| programs("LOCKSTEP_TEST_SOURCE_BIN"));
+        options.supabase.cluster.bin = options.supabase.cluster.bin.or_else(|| programs("LOCKSTEP_TEST_TARGET_BIN"));
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
@@ -165,6 +167,11 @@ impl Rig {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
+}
+
+/// The folder of another version's programs, as `make test-matrix` chooses it for one side.
+fn programs(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 pub fn public(names: &[&str]) -> Vec<TableName> {
