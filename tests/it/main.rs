@@ -9,6 +9,8 @@ mod copy;
 mod exactly_once;
 mod first_steps;
 mod life;
+mod random_schemas;
+mod replay;
 mod rig;
 mod shapes;
 mod values;

@@ -193,3 +193,14 @@ pub fn peak_rss(pid: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
+
+/// What a random test draws its choices from: `LOCKSTEP_SEED`, or a new one.
+pub fn seed() -> u64 {
+    let given = std::env::var("LOCKSTEP_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 % 1_000_000)
+}
+
+/// How long a random test goes on after its start: `LOCKSTEP_RANDOM_SECONDS`, or a few.
+pub fn random_seconds() -> u64 {
+    std::env::var("LOCKSTEP_RANDOM_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+}
