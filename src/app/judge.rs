@@ -14,7 +14,7 @@ pub struct Finding {
     pub name: String,
     exists: bool,
     missing_rights: Vec<String>,
-    missing_columns: Vec<String>,
+    pub missing_columns: Vec<String>,
     generated_columns: Vec<String>,
     required_columns: Vec<String>,
     has_key: bool,
@@ -22,7 +22,9 @@ pub struct Finding {
     other_key: bool,
     empty: bool,
     /// It was found fit before: what it holds may be ours.
-    begun: bool,
+    pub begun: bool,
+    /// It is set aside, and why.
+    pub parked: Option<String>,
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
     pub rows: u64,
@@ -44,6 +46,11 @@ pub fn judge(tables: &[Table], findings: &[Finding], existing: Existing) -> Resu
         return Err(Fault::stop(few(&causes, "; "), few(&fixes, "\n       ")));
     }
     Ok(())
+}
+
+/// Why a table cannot take part, by its shape over there, and the statement that mends it.
+pub fn unfit(table: &Table, finding: &Finding) -> Option<(String, String)> {
+    [missing, columns, key, generated, required].into_iter().find_map(|check| check(table, finding))
 }
 
 /// At most ten of them in one line.

@@ -1,6 +1,7 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
+mod aside;
 mod judge;
 mod preflight;
 mod recovery;
@@ -14,11 +15,13 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::apply::Limits;
 use crate::config::Settings;
 use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
+pub use preflight::client as target;
 pub use route::ROUTE;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
@@ -54,14 +57,18 @@ async fn supervise(
     let look_again = settings.retry.look_again;
     let mut was_up = false;
     let mut waits = waits();
+    // A table that was refused while it streamed: the next start sets it aside.
+    let mut refused = Vec::new();
+    let limits = Limits::new(settings.apply.max_batch_bytes);
     loop {
         let mut up = false;
-        let fault = match route::run(settings, status, &mut up, shutdown.clone()).await {
+        let fault = match route::run(settings, status, &mut up, &refused, &limits, shutdown.clone()).await {
             Ok(()) => return Ok(()),
             Err(fault) => fault,
         };
         if up {
             was_up = true;
+            refused.clear(); // the target knows
             waits = self::waits(); // it worked: the next trouble is a new one
         }
         let wait = match &fault {
@@ -78,8 +85,10 @@ async fn supervise(
                 wait
             }
             Fault::Park { table, cause } => {
-                error!(%table, %cause, look_again_in = ?look_again, "stopped: a table was refused");
-                look_again
+                let wait = waits.next().unwrap_or(look_again);
+                warn!(%table, %cause, "a table was refused; the route starts again without it");
+                refused.push(aside::Aside { table: table.clone(), cause: cause.clone() });
+                wait
             }
         };
         publish(status, &fault);
@@ -105,7 +114,7 @@ fn publish(status: &watch::Sender<Status>, fault: &Fault) {
         }
         Fault::Park { table, cause } => {
             let cause = format!("{table}: {cause}");
-            (State::Stopped { cause: cause.clone(), fix: String::new() }, cause, None)
+            (State::Waiting { cause: cause.clone() }, cause, None)
         }
     };
     status.send_modify(|status| {

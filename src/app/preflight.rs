@@ -7,16 +7,17 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::SourceUrl;
+use super::aside::Aside;
 use super::judge::{Finding, few};
 use crate::apply::Shape;
 use crate::config::{ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection};
 use crate::pg::{self, Client, quote};
 use crate::rest::{self, Body};
-use crate::types::{ApiKey, Fault, Lsn, Position, Table, TableName};
+use crate::types::{ApiKey, Fault, Lsn, ParkedRows, Position, Table, TableName};
 
 /// The version of our SQL that this program speaks with.
-const INSTALLED: i64 = 1;
+const INSTALLED: i64 = 2;
 
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Hello {
     /// The target may leave triggers and foreign keys to the source.
     pub suppress: bool,
     pub tables: Vec<Finding>,
+    /// Rows that were set aside.
+    pub parked: Vec<ParkedRows>,
 }
 
 impl Hello {
@@ -156,12 +159,23 @@ pub struct Greeting<'a> {
     pub tables: &'a [Table],
     /// Tables that were judged fit.
     pub begin: &'a [TableName],
+    /// Tables to set aside: from now on they miss changes.
+    pub park: &'a [Aside],
     /// The stream begins anew here, and no table counts as copied any more.
     pub restart: Option<Lsn>,
+    /// `tables` are only some of the route's.
+    pub look: bool,
+}
+
+impl<'a> Greeting<'a> {
+    /// Asks for nothing yet.
+    pub fn new(route: &'a str) -> Self {
+        Self { route, source: json!({}), tables: &[], begin: &[], park: &[], restart: None, look: false }
+    }
 }
 
 pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-    let Greeting { route, source, tables, begin, restart } = greeting;
+    let Greeting { route, source, tables, begin, park, restart, look } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
@@ -171,6 +185,15 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .collect();
     let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
     let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    if !park.is_empty() {
+        let park = park
+            .iter()
+            .map(|aside| json!({"schema": aside.table.schema, "name": aside.table.name, "reason": aside.cause}));
+        request["park"] = park.collect();
+    }
+    if *look {
+        request["look"] = true.into();
+    }
     if let Some(restart) = restart {
         request["restart"] = json!([restart.0, 0]);
     }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use super::aside::Aside;
 use super::judge::Finding;
 use crate::apply::Event;
 use crate::capture::Progress;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
-use crate::types::{CopyMark, Position, Table};
+use crate::types::{CopyMark, ParkedRows, Position, Table};
 
 /// The status is published at most this often while much happens, and at least this often while nothing does.
 const OFTEN: Duration = Duration::from_millis(250);
@@ -100,6 +101,7 @@ impl<'a> Report<'a> {
                 self.latency = Some((now - committed_at).max(0) as f64 / 1e6);
             }
             Event::Copied(mark) => self.copied(&mark),
+            Event::Parked { tables, discarded } => self.parked(tables, discarded),
             Event::Trouble(cause) => self.troubled(cause),
         }
     }
@@ -123,6 +125,35 @@ impl<'a> Report<'a> {
         metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
         self.count_tables();
+    }
+
+    /// Tables that are set aside.
+    pub fn set_aside(&mut self, aside: &[Aside]) {
+        for Aside { table, cause } in aside {
+            let state = TableState::Streaming.after(TableEvent::Refused { cause: cause.clone() });
+            let state = state.unwrap_or(TableState::Pending);
+            self.next.tables.push(TableStatus { name: table.to_string(), state, rows: 0, changed_at: None });
+        }
+        self.next.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        self.place = self.next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
+        self.count_tables();
+    }
+
+    /// What is parked now.
+    pub fn parked(&mut self, tables: Vec<ParkedRows>, discarded: Option<u64>) {
+        let metrics = crate::metrics::get();
+        let now = Timestamp::now().as_second();
+        metrics.parked_rows.reset();
+        for table in &tables {
+            metrics.parked_rows.with_label_values(&[table.name().as_str()]).set(table.rows as i64);
+        }
+        let oldest = tables.iter().map(|table| table.oldest).min();
+        metrics.parked_oldest_seconds.set(oldest.map_or(0, |oldest| (now - oldest).max(0)));
+        if let Some(discarded) = discarded {
+            // The target counts, since a row may be discarded while no service runs.
+            metrics.rows_discarded.inc_by(discarded.saturating_sub(metrics.rows_discarded.get()));
+        }
+        self.next.parked = tables;
     }
 
     fn troubled(&mut self, cause: Option<String>) {
@@ -160,7 +191,7 @@ impl<'a> Report<'a> {
             self.next.rows_per_second = (self.rows - rows) as f64 / elapsed;
             self.counted = (Instant::now(), self.rows);
         }
-        let copying = |table: &TableStatus| !matches!(table.state, TableState::Streaming);
+        let copying = |table: &TableStatus| matches!(table.state, TableState::Pending | TableState::Copying { .. });
         self.next.state = match &self.trouble {
             Some(cause) => State::Waiting { cause: cause.clone() },
             None if self.next.tables.iter().any(copying) => State::Copying,

@@ -9,13 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::aside::{self, Aside};
 use super::judge::{Finding, judge};
 use super::preflight::{self, Greeting, Hello};
 use super::recovery;
 use super::report::Report;
-use crate::apply::{Apply, Reached, Shapes};
+use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::{self, slot};
-use crate::config::{Settings, Triggers};
+use crate::config::{OnRefusal, Settings, Triggers};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
@@ -29,6 +30,8 @@ struct Ready {
     source: Client,
     target: rest::Client,
     tables: Vec<Table>,
+    /// What is set aside.
+    aside: Vec<Aside>,
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
@@ -39,26 +42,28 @@ pub async fn run(
     settings: &Settings,
     status: &watch::Sender<Status>,
     up: &mut bool,
+    refused: &[Aside],
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let mut stopping = shutdown.clone();
     let ready = tokio::select! {
-        ready = look(settings) => ready?,
+        ready = look(settings, refused) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(()),
     };
     *up = true;
-    stream(settings, status, ready, shutdown).await
+    stream(settings, status, ready, limits, shutdown).await
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Aside]) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None };
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let greeting = Greeting::new(ROUTE);
+    let mut hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -67,6 +72,12 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    if aside::evolve(settings, &source, &target, &tables, &hello.tables).await? {
+        return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
+    }
+    let names = preflight::names(&tables);
+    let (tables, findings, aside) = aside::part(settings, tables, std::mem::take(&mut hello.tables), refused);
+    hello.tables = findings;
     judge(&tables, &hello.tables, settings.copy.existing)?;
     if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
@@ -81,7 +92,6 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
     }
-    let names = preflight::names(&tables);
     let want = slot::Want {
         slot: &settings.source.slot,
         publication: &settings.source.publication,
@@ -92,16 +102,17 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if slot.created {
         info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
     }
-    let first =
-        Greeting { source: here.clone(), begin: &names, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
+    let fit = preflight::names(&tables);
+    let restart = broken.map(|_| slot.confirmed);
+    let first = Greeting { source: here.clone(), begin: &fit, park: &aside, restart, ..greeting.clone() };
     let known = preflight::hello(&target, &first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        Some(_) => preflight::hello(&target, &Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
-    Ok(Ready { source, target, tables, read_at, hello })
+    Ok(Ready { source, target, tables, aside, read_at, hello })
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
@@ -129,7 +140,7 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
-/// A transaction of up to so many full batches is still written whole, as one request; a larger one is split. It
+/// A transaction of up to so many full batches is still one request; a larger one travels in parts of that size. It
 /// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
 const WHOLE: usize = 4;
 
@@ -146,9 +157,10 @@ async fn stream(
     settings: &Settings,
     status: &watch::Sender<Status>,
     ready: Ready,
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, read_at, hello } = ready;
+    let Ready { source, target, tables, aside, read_at, hello } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -168,6 +180,8 @@ async fn stream(
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
+    report.parked(hello.parked.clone(), None);
+    report.set_aside(&aside);
 
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
@@ -180,7 +194,7 @@ async fn stream(
     parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-    let gathering = pipeline::Settings { run, keys, batch_bytes: settings.apply.max_batch_bytes };
+    let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     parts.spawn(async move {
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
@@ -191,6 +205,9 @@ async fn stream(
         settings: crate::apply::Settings {
             route: ROUTE.into(),
             suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+            whole_bytes: settings.apply.whole_bytes,
+            limits: limits.clone(),
+            park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
         },
         client: target,
         shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
@@ -198,6 +215,8 @@ async fn stream(
         reached: Reached::new(checkpoint, settled, durable),
         events,
         rereads,
+        parked: Parked::new(hello.parked.clone()),
+        staged: None,
     };
     parts.spawn(apply.run(pulls));
 
@@ -229,6 +248,7 @@ async fn stream(
         end = &mut ended => end,
         never = report.keep(progress_seen, settled_seen, happened) => match never {},
         never = watching => match never {},
+        fault = aside::until_fit(settings, aside) => Err(fault),
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())

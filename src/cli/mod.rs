@@ -4,6 +4,7 @@ mod address;
 mod demo;
 mod log;
 mod output;
+mod parked;
 mod run;
 mod schema;
 mod setup;
@@ -37,6 +38,8 @@ enum Verb {
     Run,
     /// Ask the running service whether both sides are in step
     Status(status::Args),
+    /// Show what Supabase refused, try it again, or give it up
+    Parked(parked::Args),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
@@ -114,6 +117,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
             wait(run::run(settings))
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
+        Verb::Parked(args) => wait(parked::run(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),
@@ -122,7 +126,11 @@ fn go(cli: Cli) -> Result<(), Failure> {
 
 /// Runs a verb to its end on a runtime of its own.
 fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = if std::env::var("X1").is_ok() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    };
     let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
     let end = runtime.block_on(verb);
     // What still hangs after the verb's own deadline is not waited for.

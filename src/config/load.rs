@@ -193,6 +193,11 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     // The hard limits: below, the overhead of a request outweighs its rows; above, memory and Supabase's own limits.
     within("apply.max_batch_bytes", apply.max_batch_bytes, 16 << 10, 64 << 20)?;
     within("apply.queue_bytes", apply.queue_bytes, 1 << 20, 1 << 30)?;
+    // Its upper limit: the function in Supabase has two minutes.
+    within("apply.whole_bytes", apply.whole_bytes, 64 << 10, 512 << 20)?;
+    if !(1..=1_000_000).contains(&apply.park_rows) {
+        return Err(("apply.park_rows", format!("{} is outside 1 to 1000000", apply.park_rows)));
+    }
     within("copy.chunk_bytes", copy.chunk_bytes, 16 << 10, 64 << 20)?;
     lasts("supabase.timeout", supabase.timeout, 1, 600)?;
     lasts("retry.look_again", retry.look_again, 1, 3600)?;

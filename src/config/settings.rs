@@ -24,6 +24,7 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub schema: Schema,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -142,11 +143,27 @@ pub struct Apply {
     /// memory; when it is full the source keeps the WAL until there is room.
     #[serde(deserialize_with = "read_bytes")]
     pub queue_bytes: usize,
+    /// A transaction of up to this size is seen in Supabase whole or not at all, however many requests it takes.
+    /// Larger: longer transactions there. What is larger still arrives in parts, exactly once.
+    #[serde(deserialize_with = "read_bytes")]
+    pub whole_bytes: usize,
+    /// What becomes of a row that Supabase refuses: `park` sets it aside with its reason while the rest goes on,
+    /// `strict` stops the route until the row is taken.
+    pub on_refusal: OnRefusal,
+    /// More refused rows of one table than this are no accident of single rows: then the table is set aside.
+    pub park_rows: u64,
 }
 
 impl Default for Apply {
     fn default() -> Self {
-        Self { triggers: Triggers::Suppress, max_batch_bytes: 1_000_000, queue_bytes: 16 << 20 }
+        Self {
+            triggers: Triggers::Suppress,
+            max_batch_bytes: 1_000_000,
+            queue_bytes: 16 << 20,
+            whole_bytes: 64 << 20,
+            on_refusal: OnRefusal::Park,
+            park_rows: 1000,
+        }
     }
 }
 
@@ -155,6 +172,13 @@ impl Default for Apply {
 pub enum Triggers {
     Suppress,
     Fire,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRefusal {
+    Park,
+    Strict,
 }
 
 /// How rows that exist already get there.
@@ -180,6 +204,23 @@ impl Default for Copy {
 pub enum Existing {
     Refuse,
     Keep,
+}
+
+/// What happens when a table's shape changes at the source.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schema {
+    /// `additive`: a column that is added at the source is added in Supabase too. `park`: the table is set aside with
+    /// the statement that adds it, until somebody has run that.
+    pub evolve: Evolve,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evolve {
+    #[default]
+    Park,
+    Additive,
 }
 
 /// What happens after a fault.

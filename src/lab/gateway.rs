@@ -182,6 +182,11 @@ impl Desk {
             Ok(authorization) => authorization,
             Err(refusal) => return Ok(own(401, refusal.body())),
         };
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length| self.faults.is_too_large(length)) {
+            return Ok(own(413, r#"{"message":"Request size limit exceeded"}"#));
+        }
         let Some(mishap) = self.faults.draw(path) else { return Ok(self.forward(request, authorization).await) };
         match mishap {
             Mishap::RequestLost => Err(cut()),

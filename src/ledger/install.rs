@@ -15,10 +15,15 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") },
+    Migration { version: 2, sql: include_str!("../../sql/supabase/002_parked.sql") },
+];
 
 const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
+const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
+const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
+const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
 
 /// Installs or upgrades. Running it again changes nothing.
@@ -58,7 +63,7 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let steps: String = migrations.iter().map(step).collect();
     let refusal = REFUSE_NEWER.replace("{newest}", &newest.to_string());
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{GRANTS}{TAIL}")
+    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{GRANTS}{TAIL}")
 }
 
 const HEAD: &str = "\

@@ -75,6 +75,11 @@ const STEPS: &[&str] = &[
     "truncate parts", // a partition alone, truncated, is not published by its root
 ];
 
+/// What is refused stops the route.
+fn strict() -> Vec<(String, String)> {
+    [("LOCKSTEP_ON_REFUSAL", "strict"), ("LOCKSTEP_LOOK_AGAIN", "1s")].map(|(a, b)| (a.into(), b.into())).into()
+}
+
 async fn start(owner: Owner, sql: &str) -> Rig {
     let supabase = SupabaseOptions { owner, ..SupabaseOptions::default() };
     Rig::with(PairOptions { supabase, ..PairOptions::default() }, sql).await
@@ -204,7 +209,7 @@ async fn foreign_keys_act_with_a_plain_owner_and_what_they_refuse_is_mended_as_p
     let mut rig = start(Owner::Plain, &format!("{LINKED}{chain}")).await;
     rig.pair.supabase.execute("alter table z_parent disable trigger note").await.unwrap();
     rig.pair.source.execute(&format!("{LINKED_ROWS}{rows}")).await.unwrap();
-    rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
+    rig.env = strict();
     rig.start();
     let mut fix = String::new();
     until("a foreign key refuses", async || {
@@ -243,7 +248,7 @@ async fn foreign_keys_that_act_refuse_nothing_that_comes_in_the_sources_order() 
 async fn an_identity_that_changed_at_the_source_stops_the_route_and_the_printed_fix_lets_it_go_on() {
     let mut rig = start(Owner::SetReplicationRole, SCHEMA).await;
     rig.pair.source.execute(FILL).await.unwrap();
-    rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
+    rig.env = strict();
     rig.start();
     rig.settled().await;
     for (sql, table) in [
