@@ -220,7 +220,10 @@ async fn foreign_keys_act_with_a_plain_owner_and_what_they_refuse_is_mended_as_p
     .await;
     let (drop, grant) = fix.split_once("\n").unwrap_or_else(|| panic!("{fix}\n{}", rig.tail()));
     assert!(drop.contains("in Supabase: alter table") && drop.contains("drop constraint"), "{fix}");
-    let grant = &grant[grant.find("grant ").unwrap()..];
+    let grant = match rig.pair.supabase.cluster.major() {
+        14 => "alter role postgres superuser", // printed too, for versions before 15
+        _ => &grant[grant.find("grant ").unwrap()..],
+    };
     assert!(drop.contains("\"chain\""), "{fix}");
     rig.pair.supabase.cluster.execute(grant).await.unwrap();
     rig.settled().await;
