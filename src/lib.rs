@@ -24,6 +24,7 @@ pub mod pg;
 pub mod pipeline;
 pub mod reconcile;
 pub mod rest;
+pub mod scheduler;
 pub mod schema;
 pub mod status;
 pub mod types;

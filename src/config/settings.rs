@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::problem::Problem;
 use super::units::{read_bytes, read_duration};
 use super::urls::{ProjectUrl, check_source};
-use crate::types::ApiKey;
+use crate::types::{ApiKey, TableName};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +24,8 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub schedule: Schedule,
+    pub state: State,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -126,6 +128,8 @@ impl Default for Tables {
 pub struct OneTable {
     /// Replicate only these columns; the key's must be among them. Empty means all.
     pub columns: Vec<String>,
+    /// When this table is compared and repaired, instead of `schedule.reconcile`. An empty list: never by itself.
+    pub reconcile: Option<Vec<String>>,
 }
 
 /// How changes are written.
@@ -180,6 +184,50 @@ impl Default for Copy {
 pub enum Existing {
     Refuse,
     Keep,
+}
+
+/// When both sides are compared and what differs is repaired.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// Cron expressions: minute, hour, day of month, month, day of week. More often finds damage sooner, and reads both
+    /// sides more often. An empty list: never by itself.
+    pub reconcile: Vec<String>,
+    /// The zone in which the expressions are meant.
+    pub timezone: String,
+    /// A run begins up to this much later than it is due, so that many services do not begin at once.
+    #[serde(deserialize_with = "read_duration")]
+    pub jitter: Duration,
+    /// Make up, once after the start, for a run that was due while the service was down.
+    pub catch_up: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            reconcile: vec!["0 * * * *".into(), "0 2 * * *".into()],
+            timezone: "UTC".into(),
+            jitter: Duration::from_secs(30),
+            catch_up: true,
+        }
+    }
+}
+
+/// The table in the source that says of each replicated table where it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Keep it. It costs two connections to the source.
+    pub enabled: bool,
+    /// Its name, as `schema.table`. One that is there already is adopted with its rows.
+    #[serde(deserialize_with = "table_name")]
+    pub table: TableName,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+    }
 }
 
 /// What happens after a fault.
@@ -315,6 +363,14 @@ fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Err(D::Error::custom("a name has 1 to 63 bytes in Postgres"));
     }
     Ok(text)
+}
+
+fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.split_once('.') {
+        Some((schema, name)) if !schema.is_empty() && !name.is_empty() => Ok(TableName::new(schema, name)),
+        _ => Err(D::Error::custom(format!("`{text}` names no schema; write `public.{text}`"))),
+    }
 }
 
 fn filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
