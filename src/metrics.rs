@@ -44,6 +44,8 @@ pub struct Metrics {
     pub tables: IntGaugeVec,
     pub copied_rows: IntGaugeVec,
     pub copy_estimated_rows: IntGaugeVec,
+    /// The stream had to begin anew, by reason: see `app::recovery`.
+    pub recoveries: IntCounterVec,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -86,6 +88,12 @@ impl Metrics {
                 "copy_estimated_rows",
                 "Rows of the first copy that the planner expects",
                 &["table"],
+            ),
+            recoveries: counters(
+                r,
+                "recoveries_total",
+                "Times that the stream began anew and every table was compared and repaired",
+                &["reason"],
             ),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),

@@ -119,6 +119,18 @@ declare
 begin
   insert into lockstep.checkpoint (route, major, minor, source)
   values (request->>'route', 0, 0, coalesce(request->'source', '{}')) on conflict (route) do nothing;
+  -- What this call answers is confirmed to the source: its own commit writes all before it down to the disk.
+  if current_setting('synchronous_commit') = 'off' then
+    set local synchronous_commit = on;
+  end if;
+  update lockstep.checkpoint c set updated_at = clock_timestamp() where c.route = request->>'route';
+  -- The positions from before mean nothing any more. Every table is compared and repaired from here on.
+  if request ? 'restart' then
+    update lockstep.checkpoint c set source = request->'source',
+      major = (request->'restart'->>0)::bigint, minor = (request->'restart'->>1)::bigint
+    where c.route = request->>'route';
+    update lockstep.copy c set done = false, cursor = null, rows = 0 where c.route = request->>'route';
+  end if;
   -- The first look does not know yet which source it is; until something is written it may become another one.
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
@@ -279,7 +291,16 @@ begin
   if here is null then
     return jsonb_build_object('status', 'gap', 'at', null);
   end if;
+  -- A row is seen the sooner when its commit does not wait for the disk. What is then confirmed to the source is only
+  -- what lies before a commit that did wait: such a one, even without rows, writes all before it down too.
+  if (header->>'durable')::boolean is not true then
+    set local synchronous_commit = off;
+  elsif current_setting('synchronous_commit') = 'off' then
+    set local synchronous_commit = on;
+  end if;
   if (upto_major, upto_minor) <= (here.major, here.minor) then
+    update lockstep.checkpoint c set updated_at = clock_timestamp()
+    where c.route = route_name and (header->>'durable')::boolean;
     return jsonb_build_object('status', 'duplicate', 'at', jsonb_build_array(here.major, here.minor));
   end if;
   if (base_major, base_minor) <> (here.major, here.minor) then
@@ -289,10 +310,6 @@ begin
   -- Marks this transaction as ours, in the WAL and for triggers, so that the way back can tell an echo.
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
-  -- The answer is a promise: the source forgets what was confirmed.
-  if current_setting('synchronous_commit') = 'off' then
-    set local synchronous_commit = on;
-  end if;
   begin
     set constraints all deferred; -- values may change places among rows, as they did at the source
     for part in select jsonb_array_elements(header->'groups') loop

@@ -3,6 +3,7 @@
 
 mod judge;
 mod preflight;
+mod recovery;
 mod report;
 mod route;
 

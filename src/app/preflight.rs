@@ -13,7 +13,7 @@ use crate::config::{ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection};
 use crate::pg::{self, Client, quote};
 use crate::rest::{self, Body};
-use crate::types::{ApiKey, Fault, Position, Table, TableName};
+use crate::types::{ApiKey, Fault, Lsn, Position, Table, TableName};
 
 /// The version of our SQL that this program speaks with.
 const INSTALLED: i64 = 1;
@@ -146,13 +146,22 @@ fn choose(table: &mut Table, columns: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-pub async fn hello(
-    client: &rest::Client,
-    route: &str,
-    source: serde_json::Value,
-    tables: &[Table],
-    begin: &[TableName],
-) -> Result<Hello, Fault> {
+/// What the first calls of a start say.
+#[derive(Clone)]
+pub struct Greeting<'a> {
+    pub route: &'a str,
+    /// Which source it is; empty while that is not known.
+    pub source: serde_json::Value,
+    /// The tables to look at.
+    pub tables: &'a [Table],
+    /// Tables that were judged fit.
+    pub begin: &'a [TableName],
+    /// The stream begins anew here, and no table counts as copied any more.
+    pub restart: Option<Lsn>,
+}
+
+pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
+    let Greeting { route, source, tables, begin, restart } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
@@ -161,7 +170,11 @@ pub async fn hello(
         })
         .collect();
     let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
-    let request = json!({"request": {"route": route, "source": source, "tables": tables, "begin": begin}});
+    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    if let Some(restart) = restart {
+        request["restart"] = json!([restart.0, 0]);
+    }
+    let request = json!({"request": request});
     let answer: serde_json::Value = client
         .rpc("lockstep_hello", Body::Json(request))
         .await

@@ -139,9 +139,9 @@ impl<'a> Report<'a> {
         let received = read.received.0.max(done.major);
         self.next.checkpoint = Some(done);
         self.next.received = Some(Position { major: received, minor: 0 });
-        // What was read and holds nothing for us needs no checkpoint: then the source is told to forget it.
-        let through = done.major.max(read.confirmed.0);
-        let bytes = received.saturating_sub(through);
+        // What was read behind the last change holds nothing for us.
+        let all = read.handed.is_some_and(|handed| done >= handed);
+        let bytes = if all { 0 } else { received.saturating_sub(done.major) };
         self.behind = (bytes > 0).then(|| self.behind.unwrap_or_else(Instant::now));
         let waited = self.behind.map_or(0.0, |since| since.elapsed().as_secs_f64());
         // A server that has said nothing yet may hold anything: no lag is known then.

@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::judge::{Finding, judge};
-use super::preflight::{self, Hello};
+use super::preflight::{self, Greeting, Hello};
+use super::recovery;
 use super::report::Report;
-use crate::apply::{Apply, Shapes};
+use crate::apply::{Apply, Reached, Shapes};
 use crate::capture::{self, slot};
 use crate::config::{Settings, Triggers};
 use crate::pg::{self, Client};
@@ -56,8 +57,14 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let hello = preflight::hello(&target, ROUTE, json!({}), &tables, &[]).await?;
-    let here = json!({"system": slot::system_identifier(&source).await?, "slot": settings.source.slot});
+    let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None };
+    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
+    let here = json!({
+        "system": slot::system_identifier(&source).await?,
+        "slot": settings.source.slot,
+        "timeline": found.as_ref().map(|facts| facts.timeline),
+    });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
     judge(&tables, &hello.tables, settings.copy.existing)?;
@@ -68,33 +75,42 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
         );
     }
     let checkpoint = hello.checkpoint();
-    let names = preflight::names(&tables);
-    let fresh = checkpoint == Position::default();
-    if !fresh && !slot_exists(&source, &settings.source.slot).await? {
-        return Err(slot_is_gone(&settings.source.slot, checkpoint));
+    let known_timeline = hello.source["timeline"].as_u64().and_then(|timeline| u32::try_from(timeline).ok());
+    let found = found.map(|facts| recovery::Facts { checkpoint, known_timeline, ..facts });
+    let broken = found.as_ref().and_then(recovery::judge);
+    if let Some(broken) = broken {
+        recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
     }
+    let names = preflight::names(&tables);
     let want = slot::Want {
         slot: &settings.source.slot,
         publication: &settings.source.publication,
         tables: &names,
         create: settings.source.create,
     };
-    let found = slot::ensure(&source, &url, &want).await?;
-    if found.created {
-        info!(slot = %settings.source.slot, from = %found.confirmed, "made the slot");
+    let slot = slot::ensure(&source, &url, &want).await?;
+    if slot.created {
+        info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
     }
-    let known = preflight::hello(&target, ROUTE, here.clone(), &[], &names).await?;
+    let first =
+        Greeting { source: here.clone(), begin: &names, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
+    let known = preflight::hello(&target, &first).await?;
     same_source(&known.source, &here, false)?;
+    // After a recovery no table counts as copied any more.
+    let hello = match broken {
+        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        None => hello,
+    };
     Ok(Ready { source, target, tables, read_at, hello })
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
 fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+    let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
     // While nothing is written it may still become another one.
-    if fresh || known == here {
+    if fresh || (known["system"] == here["system"] && known["slot"] == here["slot"]) {
         return Ok(());
     }
-    let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
     if known["system"] == here["system"] {
         let (known, here) = (part(known, "slot"), part(here, "slot"));
         return Err(Fault::stop(
@@ -126,24 +142,6 @@ async fn wal_end(source: &Client) -> Result<Position, Fault> {
     Ok(Position::at(end))
 }
 
-const SLOT_EXISTS: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
-
-async fn slot_exists(source: &Client, slot: &str) -> Result<bool, Fault> {
-    let row = source.query_one(SLOT_EXISTS, &[&slot]).await.map_err(|e| pg::client::fault(&e))?;
-    Ok(row.get(0))
-}
-
-/// A new slot would begin now, and what was committed since the checkpoint would be missing for ever.
-fn slot_is_gone(slot: &str, checkpoint: Position) -> Fault {
-    Fault::stop(
-        format!(
-            "the slot {slot} is gone from the source, and Supabase holds everything only up to {checkpoint}: what was \
-             committed since must be found by reconcile"
-        ),
-        "until Lockstep can reconcile: lockstep setup teardown on both sides, empty the tables in Supabase, start anew",
-    )
-}
-
 async fn stream(
     settings: &Settings,
     status: &watch::Sender<Status>,
@@ -159,6 +157,7 @@ async fn stream(
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
+    let (durable, confirmable) = watch::channel(checkpoint);
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -177,7 +176,6 @@ async fn stream(
         part_bytes: settings.apply.max_batch_bytes.saturating_mul(WHOLE),
         ..capture::Settings::new(url.clone())
     };
-    let confirmable = settled_seen.clone();
     let stop = shutdown.clone();
     parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
 
@@ -197,8 +195,7 @@ async fn stream(
         client: target,
         shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
         copying,
-        base: checkpoint,
-        settled,
+        reached: Reached::new(checkpoint, settled, durable),
         events,
         rereads,
     };

@@ -14,9 +14,10 @@ mod shape;
 
 use std::collections::HashSet;
 use std::pin::pin;
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::rest;
@@ -25,6 +26,14 @@ use answer::Answer;
 use plan::{Order, Plan, plan};
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
+
+/// The target commits without waiting for its disk: a row is seen that much sooner. It writes down what it took at
+/// least this often while batches follow each other, ..
+const FLUSH: Duration = Duration::from_secs(1);
+/// .. and this long after the last one. Only then is it confirmed.
+const FLUSH_IDLE: Duration = Duration::from_millis(200);
+/// Somebody waits for the checkpoint to move. A batch with rows may come meanwhile and do it in passing.
+const FLUSH_MARK: Duration = Duration::from_millis(10);
 
 pub struct Settings {
     pub route: String,
@@ -52,13 +61,27 @@ pub struct Apply {
     pub shapes: Shapes,
     /// Tables whose first copy is not finished.
     pub copying: HashSet<TableName>,
-    /// The target's checkpoint.
-    pub base: Position,
-    /// Everything up to here is in the target.
-    pub settled: watch::Sender<Position>,
+    /// How far the target is.
+    pub reached: Reached,
     pub events: mpsc::UnboundedSender<Event>,
     /// Asks for rows of the source that a change holds only in part.
     pub rereads: mpsc::Sender<Reread>,
+}
+
+/// How far the target is, and who wants to know.
+pub struct Reached {
+    /// The target's checkpoint.
+    base: Position,
+    /// Everything up to here is in the target: behind the checkpoint there was nothing to write.
+    ahead: Position,
+    /// When the target must be asked to write what it took down to its disk, and to move the checkpoint.
+    flush_by: Option<Instant>,
+    /// When it did so last.
+    flushed: Instant,
+    /// Tells `ahead`.
+    settled: watch::Sender<Position>,
+    /// Tells which checkpoint outlives a crash of the target: what the source may forget.
+    durable: watch::Sender<Position>,
 }
 
 /// A batch with its plan, ready to be sent.
@@ -75,19 +98,17 @@ impl Apply {
         loop {
             let current = match next.take() {
                 Some(prepared) => prepared,
-                None => match pull(&pulls).await {
+                None => match self.next(&pulls).await? {
                     Some(batch) => self.prepare(batch).await?,
-                    None => return Ok(()),
+                    None => return self.flush().await,
                 },
             };
-            let nothing = current.plan.groups.is_empty() && current.batch.copied.is_empty();
-            if nothing && self.base.minor == 0 {
-                // Nothing for the target; the next batch builds on the same checkpoint. Only the end of a transaction
-                // that is applied in part must be noted there, or it would be half applied for ever.
-                self.settle(&current.batch);
+            if current.plan.groups.is_empty() && current.batch.copied.is_empty() {
+                self.pass_over(&current.batch);
                 continue;
             }
-            let request = send::Request::new(&self.settings, self.base, &current.batch, &current.plan);
+            let durable = self.reached.flushed.elapsed() > FLUSH;
+            let request = send::Request::new(&self.settings, self.reached.base, durable, &current.batch, &current.plan);
             let mut sending = pin!(send::until_answered(self.client.clone(), request, self.events.clone()));
             // While it is in flight, a batch that is full already is planned ahead. One that is not full keeps
             // growing until this one is answered.
@@ -109,8 +130,41 @@ impl Apply {
                 Some(answer) => answer,
                 None => sending.await,
             };
-            self.take(current, answer?).await?;
+            self.take(current, answer?, durable).await?;
         }
+    }
+
+    /// The next batch; while none comes, what is due is flushed.
+    async fn next(&mut self, pulls: &mpsc::Sender<Pull>) -> Result<Option<Batch>, Fault> {
+        let mut batch = pin!(pull(pulls));
+        loop {
+            let Some(due) = self.reached.flush_by else { return Ok(batch.await) };
+            tokio::select! {
+                biased;
+                batch = &mut batch => return Ok(batch),
+                () = tokio::time::sleep_until(due) => self.flush().await?,
+            }
+        }
+    }
+
+    /// Nothing in it for the target. The checkpoint follows with the next batch, or soon.
+    fn pass_over(&mut self, batch: &Batch) {
+        let wait = if batch.marked { FLUSH_MARK } else { FLUSH };
+        let due = Instant::now() + wait;
+        self.reached.ahead = batch.upto;
+        self.reached.flush_by = Some(self.reached.flush_by.map_or(due, |before| before.min(due)));
+        self.settle(batch);
+    }
+
+    /// Has the target move its checkpoint over what held nothing for it, and write all down to its disk.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        if self.reached.flush_by.take().is_none() {
+            return Ok(());
+        }
+        let batch = Batch { upto: self.reached.ahead, ..Batch::default() };
+        let request = send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default());
+        let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+        self.take(Prepared { batch, plan: Plan::default(), by_row: true }, answer, true).await
     }
 
     fn order(&self) -> Order {
@@ -127,24 +181,29 @@ impl Apply {
     }
 
     /// Acts on the answer to a batch.
-    async fn take(&mut self, prepared: Prepared, answer: Answer) -> Result<(), Fault> {
+    async fn take(&mut self, prepared: Prepared, answer: Answer, durable: bool) -> Result<(), Fault> {
         match answer {
             Answer::Applied { absent } => {
                 if absent > 0 {
                     info!(rows = absent, "deleted rows that the target did not have");
                 }
-                self.written(&prepared);
+                self.written(&prepared, durable);
+                Ok(())
+            }
+            // A flush has nothing to repeat.
+            Answer::Duplicate if prepared.batch.upto == self.reached.base => {
+                self.written(&prepared, durable);
                 Ok(())
             }
             Answer::Duplicate => {
                 info!(upto = %prepared.batch.upto, "the target had this batch already: an earlier answer was lost");
                 crate::metrics::get().duplicates.inc();
-                self.written(&prepared);
+                self.written(&prepared, durable);
                 Ok(())
             }
             Answer::Gap { at } => {
                 crate::metrics::get().gaps.inc();
-                let (base, upto) = (self.base, prepared.batch.upto);
+                let (base, upto) = (self.reached.base, prepared.batch.upto);
                 Err(Fault::retry(format!(
                     "the target's checkpoint is at {at}, not at {base} on which the batch up to {upto} builds; \
                      starting again from there"
@@ -170,20 +229,19 @@ impl Apply {
             let copying = |table: &TableName| self.copying.contains(table);
             let plan = plan(&batch, &mut self.shapes, Order::Rows, &copying)?;
             let prepared = Prepared { plan, batch, by_row: true };
-            let request = send::Request::new(&self.settings, self.base, &prepared.batch, &prepared.plan);
+            let request = send::Request::new(&self.settings, self.reached.base, true, &prepared.batch, &prepared.plan);
             let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
             let missing = match &answer {
                 Answer::Missing(refusal) => refusal.group().and_then(|group| prepared.plan.origin.get(group)).copied(),
                 _ => None,
             };
-            let Some(change) = missing else { return Box::pin(self.take(prepared, answer)).await };
+            let Some(change) = missing else { return Box::pin(self.take(prepared, answer, true)).await };
             batch = prepared.batch;
             reread::replace(&mut batch, change, &mut self.shapes, &self.rereads).await?;
         }
     }
 
-    fn written(&mut self, Prepared { batch, plan, .. }: &Prepared) {
-        self.base = batch.upto;
+    fn written(&mut self, Prepared { batch, plan, .. }: &Prepared, durable: bool) {
         for (table, kind, rows) in &plan.counted {
             self.tell(Event::Written { table: table.clone(), kind, rows: *rows });
         }
@@ -196,6 +254,7 @@ impl Apply {
         let metrics = crate::metrics::get();
         metrics.batches.inc();
         metrics.transactions.inc_by(batch.transactions);
+        self.reached.written(batch.upto, durable);
         self.settle(batch);
     }
 
@@ -203,11 +262,29 @@ impl Apply {
         if let Some(committed_at) = batch.committed_at {
             self.tell(Event::Settled { committed_at });
         }
-        self.settled.send_replace(batch.upto);
+        self.reached.settled.send_replace(batch.upto);
     }
 
     fn tell(&self, event: Event) {
         let _ = self.events.send(event); // nobody listens any more when the route ends
+    }
+}
+
+impl Reached {
+    /// From the target's checkpoint as a start finds it: committed long ago, or flushed by the first batch.
+    pub fn new(base: Position, settled: watch::Sender<Position>, durable: watch::Sender<Position>) -> Self {
+        Self { base, ahead: base, flush_by: None, flushed: Instant::now(), settled, durable }
+    }
+
+    fn written(&mut self, upto: Position, durable: bool) {
+        let now = Instant::now();
+        (self.base, self.ahead) = (upto, upto);
+        if durable {
+            (self.flushed, self.flush_by) = (now, None);
+            self.durable.send_replace(upto);
+        } else {
+            self.flush_by = Some(now + FLUSH_IDLE);
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Sends one batch until it is answered: the same bytes under the same base, for as long as it takes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::answer::{Answer, Wire};
@@ -23,6 +24,8 @@ struct Header<'a> {
     route: &'a str,
     base: [u64; 2],
     upto: [u64; 2],
+    /// Answer only once it is on disk, with all that came before.
+    durable: bool,
     triggers: &'a str,
     groups: &'a [Group],
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -40,7 +43,7 @@ struct Copied<'a> {
 }
 
 impl Request {
-    pub fn new(settings: &Settings, base: Position, batch: &Batch, plan: &Plan) -> Self {
+    pub fn new(settings: &Settings, base: Position, durable: bool, batch: &Batch, plan: &Plan) -> Self {
         let copies = batch.copied.iter().map(|mark| Copied {
             schema: &mark.table.schema,
             table: &mark.table.name,
@@ -53,6 +56,7 @@ impl Request {
             route: &settings.route,
             base: [base.major, base.minor],
             upto: [batch.upto.major, batch.upto.minor],
+            durable,
             triggers: if settings.suppress { "suppress" } else { "fire" },
             groups: &plan.groups,
             copies: copies.collect(),

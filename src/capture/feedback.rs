@@ -1,5 +1,9 @@
-//! The one rule of feedback, alone: confirm the checkpoint; when nothing is in flight, confirm what the server says
-//! it has sent. What is confirmed the source may forget, so one number too large here is lost data.
+//! The one rule of feedback, alone: confirm the checkpoint, and nothing else. What is confirmed the source may forget,
+//! so one number too large here is lost data.
+//!
+//! WAL that holds nothing for us must not be kept for ever either. So the checkpoint itself moves over it: a mark
+//! without changes travels the same way as every change, behind all of them, and comes back as the target's checkpoint.
+//! Then a slot that is ahead of the checkpoint always means that one side was put back, and it is noticed.
 
 use crate::types::{Lsn, Position};
 
@@ -24,8 +28,7 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// `checkpoint` is where the stream resumes, `confirmed` what the slot has on record: it may be ahead, because
-    /// what was confirmed while nothing was in flight moves no checkpoint. It must never be told a lower one.
+    /// `checkpoint` is where the stream resumes, `confirmed` what the slot has on record; it is never told a lower one.
     pub fn new(checkpoint: Position, confirmed: Lsn) -> Self {
         Self { sent: Lsn(0), handed: checkpoint, checkpoint, half_read: false, confirmed }
     }
@@ -45,20 +48,26 @@ impl Feedback {
         self.handed = self.handed.max(end);
     }
 
-    /// The target holds everything up to here.
+    /// The target holds everything up to here, durably.
     pub fn checkpoint(&mut self, at: Position) {
         self.checkpoint = self.checkpoint.max(at);
     }
 
-    /// Everything that was read from the stream is in the target.
-    pub fn idle(&self) -> bool {
-        !self.half_read && self.checkpoint >= self.handed
+    /// How far the server's WAL holds nothing more for us than what was handed on, if that is farther: the mark to hand
+    /// on behind it.
+    pub fn mark(&self) -> Option<Position> {
+        let mark = Position::at(self.sent);
+        (!self.half_read && mark > self.handed).then_some(mark)
+    }
+
+    /// What was handed on last. Nothing more was read when nothing is half read.
+    pub fn read(&self) -> Option<Position> {
+        (!self.half_read).then_some(self.handed)
     }
 
     /// What to tell the source; it never goes back.
     pub fn confirm(&mut self) -> Lsn {
-        let safe = if self.idle() { self.checkpoint.lsn().max(self.sent) } else { self.checkpoint.lsn() };
-        self.confirmed = self.confirmed.max(safe);
+        self.confirmed = self.confirmed.max(self.checkpoint.lsn());
         self.confirmed
     }
 }

@@ -27,6 +27,9 @@ pub struct Settings {
     pub publication: String,
     /// Longest time between two status messages; never more than a third of the server's `wal_sender_timeout`.
     pub status_interval: Duration,
+    /// WAL without anything for us moves the checkpoint this often: it costs a small request, and the source keeps no
+    /// more WAL for it than is written in this time.
+    pub mark_interval: Duration,
     /// A transaction larger than this travels in parts, and is no longer applied atomically.
     pub part_bytes: usize,
 }
@@ -38,6 +41,7 @@ impl Settings {
             slot: "lockstep".into(),
             publication: "lockstep".into(),
             status_interval: Duration::from_secs(10),
+            mark_interval: Duration::from_secs(10),
             part_bytes: 4 << 20, // several requests' worth: large transactions stay rare, memory stays small
         }
     }
@@ -48,6 +52,8 @@ impl Settings {
 pub struct Progress {
     /// The server's WAL up to here was read.
     pub received: Lsn,
+    /// What was handed on last, when nothing lies half read behind it: a target that holds it lacks nothing.
+    pub handed: Option<Position>,
     /// The source may forget what lies before.
     pub confirmed: Lsn,
     /// When the server sent what was read last, by its clock, in microseconds since the Unix epoch.

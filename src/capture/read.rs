@@ -22,6 +22,13 @@ const PROMPT: Duration = Duration::from_millis(100);
 /// plainly dead is noticed by TCP within a minute.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// A server that asks for a status is answered at most this often: one that shuts down asks again at once.
+const ANSWER: Duration = Duration::from_millis(10);
+
+/// Asked so often in a row while nothing more can be confirmed, the server is shutting down and waits for us. The
+/// stream is left then: the target may be away for hours, and whoever stops a database wants it to stop.
+const ASKED: u32 = 200;
+
 pub(super) struct Reader<'a> {
     settings: &'a Settings,
     stream: Stream,
@@ -34,6 +41,12 @@ pub(super) struct Reader<'a> {
     reported: Option<(Instant, Lsn)>,
     /// The server waits for a status.
     reply: bool,
+    /// How often in a row it asked since the checkpoint moved.
+    asked: u32,
+    /// It may wait for the checkpoint to move over WAL that holds nothing for us.
+    wanted: bool,
+    /// When a mark is due at the latest.
+    mark_by: Instant,
     /// When the server was heard last, or was last not listened to.
     heard: Instant,
 }
@@ -70,13 +83,16 @@ impl<'a> Reader<'a> {
             interval,
             reported: None,
             reply: false,
+            asked: 0,
+            wanted: false,
+            mark_by: Instant::now() + settings.mark_interval,
             heard: Instant::now(),
         }
     }
 
     pub(super) async fn run(mut self, out: Sender<Transaction>) -> Result<(), Fault> {
         while !*self.watches.stop.borrow_and_update() {
-            match self.next_ready()? {
+            match self.next_ready()?.or_else(|| self.mark()) {
                 Some(transaction) => match self.hand_on(&out, transaction).await? {
                     Woken::Done(Ok(())) => {}
                     // Nobody takes changes any more: the rest of the way is the same as after a stop.
@@ -117,11 +133,31 @@ impl<'a> Reader<'a> {
                     self.seen.sent_at = clock;
                     self.feedback.sent(end);
                     self.reply |= reply;
+                    self.wanted |= reply;
+                    self.asked += u32::from(reply);
+                    if self.asked > ASKED {
+                        return Err(Fault::retry("the source is shutting down"));
+                    }
                 }
                 Frame::Done => return Err(Fault::retry("the source ended the replication stream")),
             }
         }
         Ok(None)
+    }
+
+    /// An empty transaction for WAL without anything for us: when it is time, and when the server asks, for that may be
+    /// all it waits for to shut down.
+    fn mark(&mut self) -> Option<Transaction> {
+        let now = Instant::now();
+        let asked = self.wanted && now + self.settings.mark_interval >= self.mark_by + PROMPT;
+        if !asked && now < self.mark_by {
+            return None;
+        }
+        self.wanted = false;
+        self.mark_by = now + self.settings.mark_interval;
+        let end = self.feedback.mark()?;
+        self.feedback.handed(end);
+        Some(Transaction { xid: 0, commit: end.lsn(), end, committed_at: 0, changes: Vec::new(), bytes: 0 })
     }
 
     async fn hand_on(
@@ -151,7 +187,7 @@ impl<'a> Reader<'a> {
 
     async fn read(&mut self) -> Result<Woken<()>, Fault> {
         loop {
-            let due = self.report().await?;
+            let due = self.report().await?.min(self.mark_by);
             tokio::select! {
                 filled = self.stream.fill() => {
                     filled.map_err(|failure| self.fault(&failure))?;
@@ -161,6 +197,9 @@ impl<'a> Reader<'a> {
                 stop = stopped(&mut self.watches.stop) => if stop { return Ok(Woken::Stop) },
                 moved = self.watches.checkpoint.changed() => if moved.is_err() { return Ok(Woken::Stop) },
                 () = tokio::time::sleep_until(due) => {
+                    if Instant::now() >= self.mark_by {
+                        return Ok(Woken::Done(()));
+                    }
                     if self.heard.elapsed() > SILENCE {
                         let silent = self.heard.elapsed().as_secs();
                         return Err(Fault::retry(format!("the source has been silent for {silent} s")));
@@ -194,7 +233,8 @@ impl<'a> Reader<'a> {
         let now = Instant::now();
         let due = match self.reported {
             None => now,
-            _ if self.reply => now,
+            Some((at, told)) if confirm == told && self.reply => at + ANSWER,
+            Some(_) if self.reply => now,
             Some((at, told)) if confirm > told => at + PROMPT.min(self.interval),
             Some((at, _)) => at + self.interval,
         };
@@ -209,6 +249,9 @@ impl<'a> Reader<'a> {
         let confirm = self.feedback.confirm();
         // Asked for an answer, the server shows that it is alive, and how far it has sent.
         self.stream.status(confirm, true).await.map_err(|failure| self.fault(&failure))?;
+        if self.reported.is_none_or(|(_, told)| confirm > told) {
+            self.asked = 0;
+        }
         self.reported = Some((Instant::now(), confirm));
         self.reply = false;
         self.seen.confirmed = confirm;
@@ -216,7 +259,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.seen.handed = self.feedback.read();
         self.watches.progress.send_if_modified(|shown| std::mem::replace(shown, self.seen) != self.seen);
     }
 

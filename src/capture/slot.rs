@@ -176,11 +176,11 @@ const SENDER_TIMEOUT: &str = "select setting, current_database() from pg_setting
 pub(super) async fn look(connection: &mut Connection, want: &Settings, resume: Position) -> Result<Start, Fault> {
     let fault = |failure: Failure| failure.fault();
     let flushed = connection.identify().await.map_err(fault)?.flushed;
+    // Whoever starts a stream looks at this first. Should it become so a moment later, the next start sees it.
     if resume.lsn() > flushed {
-        return Err(Fault::stop(
-            format!("the checkpoint {resume} lies ahead of the source, whose WAL ends at {flushed}: it was restored"),
-            "compare and repair both sides: lockstep sync",
-        ));
+        return Err(Fault::retry(format!(
+            "the checkpoint {resume} lies ahead of the source, whose WAL ends at {flushed}: it was restored"
+        )));
     }
     let setting = connection.query(SENDER_TIMEOUT).await.map_err(fault)?;
     let cell = |at: usize| setting.first().and_then(|row| row.get(at).cloned().flatten()).unwrap_or_default();
@@ -190,16 +190,14 @@ pub(super) async fn look(connection: &mut Connection, want: &Settings, resume: P
         .into_iter()
         .next()
         .map(|row| Slot::of(&want.slot, |at| row.get(at).cloned().flatten()))
-        .ok_or_else(|| gone_slot(&want.slot))?;
+        .ok_or_else(|| again(gone_slot(&want.slot)))?;
+    if slot.wal_status == "lost" {
+        return Err(again(lost_slot(&slot.name)));
+    }
     slot.judge(&cell(1))?;
-    if resume.minor > 0 && slot.confirmed > resume.lsn() {
-        return Err(Fault::stop(
-            format!(
-                "slot {} was moved to {}, past the transaction half applied at {resume}",
-                slot.name, slot.confirmed
-            ),
-            "compare and repair both sides: lockstep sync",
-        ));
+    // A route that begins has no checkpoint yet: it takes what the slot has.
+    if resume > Position::default() && slot.confirmed > resume.lsn() {
+        return Err(Fault::retry(format!("slot {} was moved to {}, past {resume}", slot.name, slot.confirmed)));
     }
     let sender_timeout = (millis > 0).then(|| Duration::from_millis(millis));
     Ok(Start { confirmed: slot.confirmed, sender_timeout })
@@ -212,11 +210,19 @@ pub(super) fn start_fault(want: &Settings, failure: &Failure) -> Fault {
         "55006" => Fault::retry(format!("slot {} is in use: {message}", want.slot)),
         // `look` has just seen the slot, so it is the publication: the stream reads the catalogs as they were at each
         // change, and one that was made later does not exist for it.
-        "42704" => publication::gone(&want.slot, &want.publication),
+        "42704" => again(publication::gone(&want.slot, &want.publication)),
         "55000" if message.contains("wal_level") => wal_level("too low"),
-        "55000" => lost_slot(&want.slot),
-        "58P01" => lost_slot(&want.slot), // requested WAL segment has already been removed
+        "55000" => again(lost_slot(&want.slot)),
+        "58P01" => again(lost_slot(&want.slot)), // requested WAL segment has already been removed
         _ => failure.fault(),
+    }
+}
+
+/// In mid-stream: the next start looks at both sides again, and finds the way back itself.
+fn again(fault: Fault) -> Fault {
+    match fault {
+        Fault::Stop { cause, .. } => Fault::Retry { cause },
+        other => other,
     }
 }
 

@@ -107,9 +107,11 @@ fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ra
     assert!(batch.upto < transaction.end, "the stream went back from {} to {}", batch.upto, transaction.end);
     batch.upto = transaction.end;
     batch.begins.push((batch.changes.len(), transaction.xid));
+    batch.marked |= transaction.changes.is_empty();
     let mut changed = false;
     for change in transaction.changes {
         if let Change::Message { content } = &change {
+            batch.marked = true;
             if let Ok(watermark) = serde_json::from_slice::<Watermark>(content) {
                 windows.pass(watermark, batch, ranges);
             }

@@ -18,6 +18,8 @@ pub struct Batch {
     pub transactions: u64,
     /// Size of the changes, in bytes.
     pub bytes: usize,
+    /// It holds a mark: somebody waits for the checkpoint to move, even where there is nothing to write.
+    pub marked: bool,
     /// Commit time of its oldest transaction with changes: microseconds since the Unix epoch, by the source's clock.
     pub committed_at: Option<i64>,
 }

@@ -21,7 +21,8 @@ struct Route {
     transactions: Receiver<Transaction>,
     checkpoint: watch::Sender<Position>,
     stop: watch::Sender<bool>,
-    progress: watch::Receiver<Progress>,
+    /// Held, so that capture has somebody to tell.
+    _progress: watch::Receiver<Progress>,
     task: JoinHandle<Result<(), Fault>>,
 }
 
@@ -30,13 +31,24 @@ impl Route {
         let (out, transactions) = queue(queue_bytes);
         let (checkpoint, checkpoint_seen) = watch::channel(resume);
         let (stop, stop_seen) = watch::channel(false);
-        let (shown, progress) = watch::channel(Progress::default());
+        let (shown, _progress) = watch::channel(Progress::default());
         let task =
             tokio::spawn(async move { capture::run(&settings, resume, out, checkpoint_seen, stop_seen, shown).await });
-        Self { transactions, checkpoint, stop, progress, task }
+        Self { transactions, checkpoint, stop, _progress, task }
     }
 
+    /// The next transaction with changes.
     async fn next(&mut self) -> Transaction {
+        loop {
+            let next = self.any().await;
+            if !next.changes.is_empty() {
+                return next;
+            }
+        }
+    }
+
+    /// The next transaction or mark.
+    async fn any(&mut self) -> Transaction {
         let next = tokio::time::timeout(Duration::from_secs(30), self.transactions.recv()).await;
         match next.expect("nothing arrives") {
             Some(transaction) => transaction,

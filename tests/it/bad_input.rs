@@ -251,11 +251,11 @@ async fn a_source_that_cannot_replicate_says_which_setting_is_in_the_way() {
     says(&said, &["error: slot lockstep is in use by pid", "(lockstep)", "pg_terminate_backend", "LOCKSTEP_SLOT"]);
     full.settled().await;
     full.terminate().await;
-    // Gone, though there is a checkpoint.
+    // Gone, though there is a checkpoint: not a matter for a person.
     full.pair.source.execute("select pg_drop_replication_slot('lockstep')").await.unwrap();
-    let (code, _, said) = full.verb(&["run"]).await;
-    assert_eq!(code, Some(1));
-    says(&said, &["the slot lockstep is gone from the source", "fix: "]);
+    full.start();
+    full.settled().await;
+    full.terminate().await;
     // Another source, which must not be touched.
     // Clusters of one locale are copies of one template, and have its identifier.
     let options = ClusterOptions { locale: "C".into(), ..Default::default() };
