@@ -17,6 +17,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod jobs;
 pub mod lab;
 pub mod ledger;
 pub mod metrics;

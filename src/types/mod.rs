@@ -3,6 +3,7 @@
 mod api_key;
 mod batch;
 mod change;
+mod command;
 mod fault;
 mod lsn;
 mod queue;
@@ -16,6 +17,7 @@ mod tuple;
 pub use api_key::{ApiKey, ApiKeyKind};
 pub use batch::{Batch, CopyMark, Pull};
 pub use change::{Change, Relation, RelationColumn, Transaction};
+pub use command::{Command, JobState, JobView, Order, Refusal, RunRow};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
 pub use queue::{Closed, Receiver, Sender, queue};
