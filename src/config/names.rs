@@ -42,6 +42,8 @@ pub const SETTINGS: &[Setting] = &[
     plain("apply.queue_bytes"),
     with("copy.existing", "LOCKSTEP_EXISTING"),
     plain("copy.chunk_bytes"),
+    plain("reconcile.max_rows_per_second"),
+    plain("reconcile.listed"),
     with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),
     with("http.listen", "LOCKSTEP_LISTEN"),
     with("http.token", "LOCKSTEP_TOKEN"),
