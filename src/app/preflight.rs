@@ -9,9 +9,10 @@ use serde_json::json;
 use super::SourceUrl;
 use super::judge::{Finding, few};
 use crate::apply::Shape;
-use crate::config::{ProjectUrl, Settings};
+use crate::config::{Existing, ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection};
 use crate::pg::{self, Client, quote};
+use crate::reconcile;
 use crate::rest::{self, Body};
 use crate::types::{ApiKey, Fault, Lsn, Position, Table, TableName};
 
@@ -208,6 +209,19 @@ pub fn shapes(tables: &[Table], settings: &Settings) -> HashMap<u32, Shape> {
         chosen: settings.table.get(&table.name.to_string()).is_some_and(|one| !one.columns.is_empty()),
     };
     tables.iter().map(|table| (table.oid, shape(table))).collect()
+}
+
+/// What a comparison or a copy must know.
+pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client) -> reconcile::Settings {
+    reconcile::Settings {
+        url,
+        target,
+        route: super::ROUTE.into(),
+        range_bytes: settings.copy.chunk_bytes,
+        rows_per_second: settings.reconcile.max_rows_per_second,
+        listed: settings.reconcile.listed,
+        keep_surplus: settings.copy.existing == Existing::Keep,
+    }
 }
 
 /// Names of the tables, for the publication.

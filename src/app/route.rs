@@ -158,6 +158,7 @@ async fn stream(
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
     let (durable, confirmable) = watch::channel(checkpoint);
+    let confirmed = confirmable.clone();
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -187,6 +188,7 @@ async fn stream(
         Ok(())
     });
 
+    let client = target.clone();
     let apply = Apply {
         settings: crate::apply::Settings {
             route: ROUTE.into(),
@@ -203,10 +205,11 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = reconcile::Settings { url, run, range_bytes: settings.copy.chunk_bytes };
+    let copying = preflight::reconciling(settings, url, client);
+    let inlet = reconcile::Inlet::new(run, ranges, confirmed);
     let stop = shutdown.clone();
     parts.spawn(async move {
-        match reconcile::copy(&copying, copies, ranges).await {
+        match reconcile::copy(&copying, copies, &inlet).await {
             // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
             Err(Fault::Retry { .. }) if *stop.borrow() => Ok(()),
             end => end,

@@ -12,7 +12,7 @@ pub use load::{Layers, load, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
-    Apply, Copy, Existing, Http, Log, LogFormat, OneTable, Schedule, Settings, Shutdown, Source, State, Supabase,
-    Tables, Triggers,
+    Apply, Copy, Existing, Http, Log, LogFormat, OneTable, Reconcile, Schedule, Settings, Shutdown, Source, State,
+    Supabase, Tables, Triggers,
 };
 pub use urls::ProjectUrl;

@@ -43,6 +43,8 @@ pub const SETTINGS: &[Setting] = &[
     plain("apply.queue_bytes"),
     with("copy.existing", "LOCKSTEP_EXISTING"),
     plain("copy.chunk_bytes"),
+    plain("reconcile.max_rows_per_second"),
+    plain("reconcile.listed"),
     plain("schedule.reconcile"),
     with("schedule.timezone", "LOCKSTEP_TIMEZONE"),
     plain("schedule.jitter"),

@@ -24,6 +24,7 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub reconcile: Reconcile,
     pub schedule: Schedule,
     pub state: State,
     pub retry: Retry,
@@ -227,6 +228,23 @@ pub struct State {
 impl Default for State {
     fn default() -> Self {
         Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+    }
+}
+
+/// How both sides are compared.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reconcile {
+    /// Rows that are compared in a second at most; 0: as fast as it goes. More finishes sooner, fewer leaves the
+    /// processors of both sides to others.
+    pub max_rows_per_second: u64,
+    /// Keys of different rows that a report lists for each table. All are counted and repaired, listed or not.
+    pub listed: usize,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self { max_rows_per_second: 100_000, listed: 1000 }
     }
 }
 
