@@ -7,12 +7,12 @@ use crate::pg::quote;
 use crate::types::{Fault, Table};
 
 /// What the target says about one table.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Finding {
     pub schema: String,
     pub name: String,
-    exists: bool,
+    pub exists: bool,
     missing_rights: Vec<String>,
     missing_columns: Vec<String>,
     generated_columns: Vec<String>,
@@ -22,7 +22,7 @@ pub struct Finding {
     other_key: bool,
     empty: bool,
     /// It was found fit before: what it holds may be ours.
-    begun: bool,
+    pub begun: bool,
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
     pub rows: u64,

@@ -10,7 +10,7 @@ use super::SourceUrl;
 use super::judge::{Finding, few};
 use crate::apply::Shape;
 use crate::config::{Existing, ProjectUrl, Settings};
-use crate::pg::catalog::{self, Selection};
+use crate::pg::catalog::{self, Selection, Survey};
 use crate::pg::{self, Client, quote};
 use crate::reconcile;
 use crate::rest::{self, Body};
@@ -30,6 +30,14 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// Only what it says of some of the tables that were asked about.
+    pub fn of(mut self, asked: &[Table], some: &[Table]) -> Self {
+        let wanted = |table: &Table| some.iter().any(|one| one.oid == table.oid);
+        self.tables =
+            asked.iter().zip(self.tables).filter(|(table, _)| wanted(table)).map(|(_, found)| found).collect();
+        self
+    }
+
     pub fn checkpoint(&self) -> Position {
         let (major, minor) = self.checkpoint;
         Position { major, minor }
@@ -70,12 +78,7 @@ pub fn client(settings: &Settings) -> Result<rest::Client, Fault> {
 
 /// The tables to replicate, with the columns that the settings choose.
 pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, Fault> {
-    let selection = Selection {
-        schemas: settings.tables.schemas.clone(),
-        include: settings.tables.include.clone(),
-        exclude: settings.tables.exclude.clone(),
-    };
-    let survey = catalog::survey(source, &selection).await?;
+    let survey = survey(source, settings).await?;
     readable(source, &survey.tables).await?;
     for left_out in &survey.left_out {
         tracing::warn!("{left_out}, so it is not replicated");
@@ -94,6 +97,14 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
         return Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix));
     }
     Ok(tables)
+}
+
+/// What the settings choose of the tables that are there now.
+pub async fn survey(source: &Client, settings: &Settings) -> Result<Survey, Fault> {
+    let mut exclude = settings.tables.exclude.clone();
+    exclude.push(settings.state.table.to_string()); // ours, whatever its name
+    let (schemas, include) = (settings.tables.schemas.clone(), settings.tables.include.clone());
+    catalog::survey(source, &Selection { schemas, include, exclude }).await
 }
 
 const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \
@@ -159,19 +170,25 @@ pub struct Greeting<'a> {
     pub begin: &'a [TableName],
     /// The stream begins anew here, and no table counts as copied any more.
     pub restart: Option<Lsn>,
+    /// Tables that do not count as copied any more.
+    pub again: &'a [TableName],
 }
 
 pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-    let Greeting { route, source, tables, begin, restart } = greeting;
+    let Greeting { route, source, tables, begin, restart, again } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            json!({"schema": table.name.schema, "name": table.name.name, "columns": columns, "key": table.key})
+            let TableName { schema, name } = &table.name;
+            json!({"schema": schema, "name": name, "oid": table.oid, "columns": columns, "key": table.key})
         })
         .collect();
-    let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
-    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    let names = |tables: &[TableName]| -> Vec<_> {
+        tables.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect()
+    };
+    let (begin, again) = (names(begin), names(again));
+    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin, "again": again});
     if let Some(restart) = restart {
         request["restart"] = json!([restart.0, 0]);
     }
@@ -188,7 +205,7 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
 }
 
-const INSTALL: &str = "run in Supabase's SQL editor what `lockstep setup supabase --print` prints";
+pub const INSTALL: &str = "run in Supabase's SQL editor what `lockstep setup supabase --print` prints";
 
 fn other_version(installed: i64) -> Option<Fault> {
     let (which, fix) = match installed.cmp(&INSTALLED) {

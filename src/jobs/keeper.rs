@@ -61,7 +61,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSES[failed.min(PAUSES.len() - 1)]) => {}
-                _ = closing.wait_for(|&stop| stop) => return,
+                () = closed(&mut closing) => return,
             }
         }
     }
@@ -100,7 +100,7 @@ impl Keeper {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = news => {}
-                _ = closing.wait_for(|&stop| stop) => {
+                () = closed(closing) => {
                     let last = tokio::time::timeout(FAREWELL, pen.farewell()).await;
                     if !matches!(last, Ok(Ok(()))) {
                         info!(table = %self.table, "the sync states were left as they are");
@@ -110,6 +110,10 @@ impl Keeper {
             }
         }
     }
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|&stop| stop).await; // a supervisor that is gone wants it too
 }
 
 /// What it writes with, and what it has written.

@@ -12,8 +12,6 @@ use super::{Job, Progress, TableReport};
 pub enum Command {
     /// Compare, and repair where `repair`; no table means all of them.
     Reconcile { tables: Vec<String>, repair: bool },
-    /// How far one of these is.
-    Job { id: String },
     /// Set a table aside: its changes are skipped.
     Pause { table: String },
     /// Let it take part again: it is compared and repaired, and streams from then on.
