@@ -93,7 +93,7 @@ async fn status_tells_what_the_service_knows_and_exits_0_only_in_step() {
     let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let listen = listener.local_addr().unwrap().to_string();
     let token = "0123456789abcdef";
-    let window = Window { status, token: Some(token.into()), in_step_within: Duration::from_secs(10) };
+    let window = Window::to_look_at(status, Some(token.into()), Duration::from_secs(10));
     let (_stop, shutdown) = watch::channel(false);
     tokio::spawn(http::serve(listener, window, shutdown));
     let ask =

@@ -8,7 +8,7 @@ use crate::remedy::{self, shell};
 use crate::types::{Fault, Table};
 
 /// What the target says about one table.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Finding {
     pub schema: String,

@@ -28,7 +28,7 @@ async fn open(status: Status, token: Option<&str>) -> Open {
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (publish, status) = watch::channel(status);
     let (stop, shutdown) = watch::channel(false);
-    let window = Window { status, token: token.map(Into::into), in_step_within: Duration::from_secs(10) };
+    let window = Window::to_look_at(status, token.map(Into::into), Duration::from_secs(10));
     let served = tokio::spawn(serve(listener, window, shutdown));
     Open { base, publish, stop, served }
 }

@@ -2,5 +2,7 @@
 
 pub mod install;
 pub mod parked;
+pub mod runs;
 pub mod source;
+pub mod sync_state;
 pub mod teardown;
