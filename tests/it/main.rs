@@ -8,6 +8,7 @@ mod chaos;
 mod copy;
 mod exactly_once;
 mod first_steps;
+mod large;
 mod life;
 mod park;
 mod rig;
