@@ -12,6 +12,7 @@ mod every_change;
 mod exactly_once;
 mod failover;
 mod first_steps;
+mod large;
 mod life;
 mod park;
 mod random_schemas;
