@@ -11,4 +11,6 @@ mod first_steps;
 mod life;
 mod rig;
 mod shapes;
+mod state;
+mod table_life;
 mod values;
