@@ -48,8 +48,9 @@ declare
   upto text := (select string_agg(format('%L::%s', v, types[n]), ', ' order by n)
                 from jsonb_array_elements_text(nullif(part->1, 'null')) with ordinality x(v, n));
 begin
-  return coalesce(format('(%s) > (%s)', names, after), 'true') || ' and '
-    || coalesce(format('(%s) <= (%s)', names, upto), 'true');
+  -- Joined by ||, which NULL makes NULL, as format() does not.
+  return coalesce('(' || names || ') > (' || after || ')', 'true') || ' and '
+    || coalesce('(' || names || ') <= (' || upto || ')', 'true');
 end $$;
 
 -- What must be known of a table before it is compared.
@@ -119,10 +120,14 @@ begin
 
   if request ? 'buckets' then
     bucket := lockstep.bucket_of(key, (request->'buckets'->>'modulus')::int);
-    filter := format('t.ctid >= ''(%s,0)''', (request->'blocks'->>0)::bigint)
-      || coalesce(format(' and t.ctid < ''(%s,0)''', (request->'blocks'->>1)::bigint), '')
-      || coalesce(format(' and (%s) = any (%L::int4[])', bucket,
-           (select array_agg(x::int) from jsonb_array_elements_text(nullif(request->'buckets'->'of', 'null')) x)), '');
+    filter := format('t.ctid >= ''(%s,0)''', (request->'blocks'->>0)::bigint);
+    if request->'blocks'->>1 is not null then
+      filter := filter || format(' and t.ctid < ''(%s,0)''', (request->'blocks'->>1)::bigint);
+    end if;
+    if request->'buckets'->'of' <> 'null' then
+      filter := filter || format(' and (%s) = any (%L::int4[])', bucket,
+        array(select x::int from jsonb_array_elements_text(request->'buckets'->'of') x));
+    end if;
     if request ? 'rows' then
       execute format('select coalesce(jsonb_agg(jsonb_build_array(%s, %s)), ''[]'') from %s where %s',
         lockstep.key_of(key), hash, source, filter) into result;

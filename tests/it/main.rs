@@ -8,6 +8,7 @@ mod chaos;
 mod copy;
 mod exactly_once;
 mod first_steps;
+mod in_process;
 mod life;
 mod reconcile;
 mod rig;
