@@ -14,12 +14,14 @@ begin
     execute 'revoke all on all tables in schema lockstep from ' || stranger;
     execute 'revoke all on all sequences in schema lockstep from ' || stranger;
     execute 'revoke all on all routines in schema lockstep from ' || stranger;
-    foreach door in array array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)'] loop
+    foreach door in array array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)',
+      'public.lockstep_digest(jsonb)'] loop
       execute format('revoke all on function %s from %s', door, stranger);
     end loop;
   end loop;
   if exists (select from pg_roles where rolname = 'service_role') then
-    grant execute on function public.lockstep_hello(jsonb), public.lockstep_apply(bytea) to service_role;
+    grant execute on function public.lockstep_hello(jsonb), public.lockstep_apply(bytea), public.lockstep_digest(jsonb)
+    to service_role;
   end if;
 end
 $grants$;

@@ -28,6 +28,14 @@ pub struct Finding {
     pub rows: u64,
 }
 
+impl Finding {
+    /// Its copy has not begun, and it holds rows that are not a stranger's: the stream brought some before a kill, or a
+    /// recovery has put all of them in doubt.
+    pub fn is_in_doubt(&self) -> bool {
+        self.begun && !self.copied && !self.empty && self.cursor.is_none()
+    }
+}
+
 /// The first kind of thing that is not right with the tables over there, for all tables that have it.
 pub fn judge(tables: &[Table], findings: &[Finding], existing: Existing) -> Result<(), Fault> {
     type Check = fn(&Table, &Finding) -> Option<(String, String)>;

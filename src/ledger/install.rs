@@ -19,6 +19,7 @@ pub const MIGRATIONS: &[Migration] =
     &[Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") }];
 
 const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
+const DIGEST: &str = include_str!("../../sql/supabase/digest.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
 
 /// Installs or upgrades. Running it again changes nothing.
@@ -58,11 +59,11 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let steps: String = migrations.iter().map(step).collect();
     let refusal = REFUSE_NEWER.replace("{newest}", &newest.to_string());
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{GRANTS}{TAIL}")
+    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{GRANTS}{TAIL}")
 }
 
 const HEAD: &str = "\
--- Installs Lockstep in Supabase: schema lockstep, and two functions in public that only service_role may call.
+-- Installs Lockstep in Supabase: schema lockstep, and three functions in public that only service_role may call.
 -- Run it as owner of the database (`postgres`): it may be pasted into the SQL editor as it stands, and run again.
 begin;
 set local client_min_messages = warning;
