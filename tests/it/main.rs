@@ -9,6 +9,7 @@ mod copy;
 mod exactly_once;
 mod first_steps;
 mod in_process;
+mod jobs;
 mod life;
 mod reconcile;
 mod rig;
