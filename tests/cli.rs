@@ -54,6 +54,21 @@ fn what_is_missing_or_wrong_is_one_line_and_exit_2_before_anything_is_touched() 
     }
     let said = refusal(&["run"], &[], &[("lockstep.toml", "[source]\nslto = \"x\"\n")]);
     assert_eq!(said, "error: source.slto in lockstep.toml: there is no such setting; did you mean `slot`?\n");
+    for (toml, word) in [
+        (
+            "[schedule]\nreconcile = [\"0 25 * * *\"]\n",
+            "schedule.reconcile in lockstep.toml: `0 25 * * *` is not a cron expression: hour `25`",
+        ),
+        ("[schedule]\nreconcile = [\"hourly\"]\n", "it has 1 fields"),
+        ("[schedule]\ntimezone = \"Berlin\"\n", "schedule.timezone in lockstep.toml: `Berlin` is not a time zone"),
+        (
+            "[table.\"public.x\"]\nreconcile = [\"0 0 30 2 *\"]\n",
+            "[table.\"public.x\"] reconcile: `0 0 30 2 *` never comes",
+        ),
+    ] {
+        let said = refusal(&["run"], &[], &[("lockstep.toml", toml)]);
+        assert!(said.contains(word), "{toml} said: {said}");
+    }
     let said = refusal(&["--config", "mine.toml", "run"], &[], &[("mine.toml", "[source\n")]);
     assert!(said.contains("mine.toml, line 1: "), "{said}");
     let said = refusal(&["run"], &[SOURCE, TARGET], &[(".env", "SUPABASE_KEY='sb_publishable_x'\n")]);

@@ -1,4 +1,4 @@
--- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
+-- The doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
 -- They never do more to a table than the calling role could do itself: every table is checked against its grants. They

@@ -31,6 +31,14 @@ pub struct Finding {
     pub rows: u64,
 }
 
+impl Finding {
+    /// Its copy has not begun, and it holds rows that are not a stranger's: the stream brought some before a kill, or a
+    /// recovery has put all of them in doubt.
+    pub fn is_in_doubt(&self) -> bool {
+        self.begun && !self.copied && !self.empty && self.cursor.is_none()
+    }
+}
+
 /// What is wrong with a table over there, and the way to mend it.
 pub(crate) struct Complaint {
     pub cause: String,

@@ -1,6 +1,7 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
+mod alone;
 mod commands;
 mod crew;
 mod evolve;
@@ -24,6 +25,7 @@ use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
+pub use alone::{compare, runs};
 use crew::Crew;
 pub use preflight::client as target;
 pub use route::ROUTE;

@@ -380,6 +380,7 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
+        in_doubt: finding.is_in_doubt(),
     };
     unfinished.map(copy).collect()
 }

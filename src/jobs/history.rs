@@ -29,7 +29,11 @@ impl History {
     pub async fn begin(&mut self) -> Past {
         loop {
             let read = async {
-                let client = self.open().await?;
+                let client = self.connected().await?;
+                // Its tables are made with the first run, not with the first start.
+                if !runs::exist(client).await? {
+                    return Ok(Past::default());
+                }
                 let closed = runs::close_old(client).await?;
                 if closed > 0 {
                     warn!(tables = closed, "a run was cut off when the service ended; the next one begins anew");
@@ -85,12 +89,19 @@ impl History {
         self.ended(end);
     }
 
+    /// A connection to tables that are there.
     async fn open(&mut self) -> Result<&Client, Fault> {
+        let create = self.create;
+        let client = self.connected().await?;
+        runs::ensure(client, create).await?;
+        Ok(client)
+    }
+
+    async fn connected(&mut self) -> Result<&Client, Fault> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let client = pg::connect(&self.url, "lockstep jobs").await?;
             let bounds = "set lock_timeout = '5s'; set statement_timeout = '10s'";
             client.batch_execute(bounds).await.map_err(|error| pg::client::fault(&error))?;
-            runs::ensure(&client, self.create).await?;
             self.client = Some(client);
         }
         self.client.as_ref().ok_or_else(|| Fault::retry("no connection"))
@@ -119,6 +130,8 @@ impl History {
 /// The newest runs, read over a connection of its own: nobody waits for a run that writes.
 pub async fn list(url: &Url, limit: u32) -> Result<Vec<RunRow>, Fault> {
     let client = pg::connect(url, "lockstep runs").await?;
-    runs::ensure(&client, false).await?;
-    runs::list(&client, i64::from(limit)).await
+    match runs::exist(&client).await? {
+        true => runs::list(&client, i64::from(limit)).await,
+        false => Ok(Vec::new()), // there was no run yet
+    }
 }

@@ -23,10 +23,14 @@ const KEPT: i64 = 20_000;
 const THERE: &str = "select to_regclass('lockstep.reconcile_run') is not null \
      and to_regclass('lockstep.paused') is not null";
 
+/// Whether the tables are there.
+pub async fn exist(client: &Client) -> Result<bool, Fault> {
+    client.query_one(THERE, &[]).await.map(|row| row.get(0)).map_err(|error| fault(&error))
+}
+
 /// Makes the tables where they are missing and `create` allows.
 pub async fn ensure(client: &Client, create: bool) -> Result<(), Fault> {
-    let there = client.query_one(THERE, &[]).await.map_err(|error| fault(&error))?;
-    if there.get(0) {
+    if exist(client).await? {
         return Ok(());
     }
     let fix = format!("as the owner of the database, and grant all on both to Lockstep's role: {CREATE}");

@@ -1,22 +1,29 @@
-//! The first copy of a table whose target is empty: every row differs, so nothing is compared.
+//! Brings tables whose copy is not finished to the target. Nothing else moves the marks of copies.
+//!
+//! Where the target is empty every row differs, so nothing is compared. Where it holds rows (after a recovery, which
+//! leaves the rows of all tables in doubt) both sides are compared, and only what differs is written.
 //!
 //! Ranges are read one behind the other, each between two watermarks, and the next one is read while the last one waits
 //! for its mark to come by. The progress is stored in the target together with the rows, so a kill costs one range.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
-use super::read::Reader;
-use super::{Inlet, Settings, order, wait};
+use super::check::{Teller, Tools, check};
+use super::read::{Reader, relation};
+use super::{Inlet, Settings, order, session, wait};
 use crate::pg::{self, Client};
-use crate::types::{CopyMark, Fault, Merged, Range, Table};
+use crate::types::{CopyMark, Fault, Merged, Range, Table, Verdict};
 
 /// A table to copy, and how far an earlier start got.
 pub struct Copy {
     pub table: Table,
     pub mark: CopyMark,
+    /// The target holds rows already, and what they are is not known: it is compared and repaired.
+    pub in_doubt: bool,
 }
 
 /// Ranges that were read and are not merged yet. Two: while one waits for its watermark to come by, the next is read.
@@ -27,7 +34,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A range begins behind a key, as the key's own operator has it: where that is an extension's (citext), it must be in
 /// sight, or the key would be compared as text and rows be skipped.
-const SEARCH_PATH: &str = "select set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), \
+pub(super) const SEARCH_PATH: &str = "select set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), \
      (select string_agg(distinct quote_ident(n.nspname), ', ') from pg_extension e \
       join pg_namespace n on n.oid = e.extnamespace where n.nspname <> 'pg_catalog')), false)";
 
@@ -36,17 +43,62 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, inlet: &Inlet) -> Resu
     if tables.is_empty() {
         return Ok(());
     }
-    let client = pg::connect(&settings.url, "lockstep copy").await?;
+    let client = session(settings).await?;
     wait::until_the_running_ended(&client).await?;
-    client.query_one(SEARCH_PATH, &[]).await.map_err(|e| pg::client::fault(&e))?;
     let tables = order::parents_first(&client, tables).await?;
-    for Copy { table, mark } in tables {
+    for Copy { table, mark, in_doubt } in tables {
+        if in_doubt {
+            compare(settings, &client, inlet, &table, mark).await?;
+            continue;
+        }
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
         let name = table.name.clone();
         let rows = one(&client, inlet, settings.range_bytes, table, mark).await?;
         info!(table = %name, rows, "copied");
     }
     Ok(())
+}
+
+/// Makes the target what the source is by comparison, and ends the copy with it.
+async fn compare(
+    settings: &Settings,
+    client: &Client,
+    inlet: &Inlet,
+    table: &Table,
+    mark: CopyMark,
+) -> Result<(), Fault> {
+    info!(table = %table.name, estimated = table.estimated_rows, "comparing what the target holds already");
+    let tools = Tools { settings, client, inlet: Some(inlet), repair: true, heals: true };
+    let progress = watch::Sender::new(None);
+    let report = check(&tools, table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
+    let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
+    match report.verdict {
+        Verdict::Unknown { why } => return Err(Fault::retry(format!("{}: {why}", table.name))),
+        Verdict::Different if !settings.keep_surplus => {
+            let example = report.keys.first().map(|difference| difference.key.join(", ")).unwrap_or_default();
+            warn!(table = %table.name, %example, "rows differ that cannot be made equal: do the columns have other types?");
+        }
+        _ => {}
+    }
+    info!(table = %table.name, rows = report.rows, inserted, updated, deleted, "compared and repaired");
+    let mark = CopyMark { done: true, rows: report.rows, cursor: Vec::new(), ..mark };
+    let relation = Arc::new(relation(table));
+    loop {
+        let low = inlet.low(client, table.oid).await?;
+        let row = client.query_one("select pg_current_snapshot()::text", &[]).await;
+        let row = row.map_err(|error| pg::client::fault(&error))?;
+        let snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
+        let (reply, merged) = oneshot::channel();
+        let (relation, mark) = (relation.clone(), Some(mark.clone()));
+        let (gone, rows) = (Vec::new(), Vec::new());
+        let range = Range { id: low, builds_on: None, relation, gone, rows, snapshot, mark, reply };
+        inlet.high(client, range).await?;
+        match merged.await {
+            Ok(Merged::Yes { .. }) => return Ok(()),
+            Ok(Merged::ReadAgain) => tokio::time::sleep(PAUSE).await,
+            Err(_) => return Err(Fault::retry("the route ended during the copy")),
+        }
+    }
 }
 
 /// A range that was handed over, and from where it was read, in case it must be read again.

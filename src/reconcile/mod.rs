@@ -6,19 +6,28 @@
 //! (`prove`). Whatever is written goes through the stream: it is read beside it between two watermarks and merged into
 //! it at the second one (`pipeline::window`), so that concurrent changes win. No long transaction, one slot.
 
+mod check;
 mod copy;
 mod inlet;
 mod order;
+mod part;
+mod prove;
 mod read;
+mod repair;
 mod reread;
+mod source;
+mod target;
 mod wait;
+mod walk;
 
 use tokio::sync::watch;
+use tracing::info;
 
-use crate::pg::Url;
+use crate::pg::{self, Client, Url};
 use crate::rest;
 use crate::types::{Fault, Job, Progress, Table, TableReport};
 
+use check::{Teller, Tools, check};
 pub use copy::{Copy, copy};
 pub use inlet::Inlet;
 pub use reread::reread;
@@ -51,6 +60,43 @@ pub async fn run(
     inlet: Option<&Inlet>,
     progress: &watch::Sender<Option<Progress>>,
 ) -> Result<Vec<TableReport>, Fault> {
-    let _ = (settings, tables, job, inlet, progress);
-    Ok(Vec::new())
+    if job.repair && inlet.is_none() {
+        return Err(Fault::stop("a repair goes through the running service, and none runs here", "lockstep run"));
+    }
+    let wanted = wanted(tables, job)?;
+    let client = session(settings).await?;
+    let tools = Tools { settings, client: &client, inlet, repair: job.repair, heals: false };
+    let mut reports = Vec::with_capacity(wanted.len());
+    for (tables_done, table) in wanted.iter().enumerate() {
+        let teller = Teller { progress, tables_done, tables: wanted.len() };
+        let report = check(&tools, table, &teller).await;
+        info!(
+            table = %table.name, verdict = report.verdict.word(), rows = report.rows, missing = report.missing,
+            different = report.different, surplus = report.surplus, repaired = report.repaired(),
+            seconds = report.seconds, "compared"
+        );
+        reports.push(report);
+        if client.is_closed() {
+            return Err(Fault::retry("the connection to the source was lost during the comparison"));
+        }
+    }
+    Ok(reports)
+}
+
+/// The tables of a job, in the order of the route's.
+fn wanted<'a>(tables: &'a [Table], job: &Job) -> Result<Vec<&'a Table>, Fault> {
+    if let Some(unknown) = job.tables.iter().find(|name| tables.iter().all(|table| &table.name != *name)) {
+        let fix = "name one that is replicated: `lockstep status` lists them";
+        return Err(Fault::stop(format!("{unknown} is not a table of this route"), fix));
+    }
+    Ok(tables.iter().filter(|table| job.tables.is_empty() || job.tables.contains(&table.name)).collect())
+}
+
+/// A connection to the source on which values read as the target's functions write them.
+async fn session(settings: &Settings) -> Result<Client, Fault> {
+    let client = pg::connect(&settings.url, "lockstep reconcile").await?;
+    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
+    client.batch_execute(source::MONEY).await.map_err(fault)?;
+    client.query_one(copy::SEARCH_PATH, &[]).await.map_err(fault)?;
+    Ok(client)
 }

@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
 }
 
 /// What the stream would call the table.
-fn relation(table: &Table) -> Relation {
+pub fn relation(table: &Table) -> Relation {
     let column = |name: &String| RelationColumn {
         name: name.clone(),
         key: table.key.contains(name),

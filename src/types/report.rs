@@ -84,6 +84,17 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// One word for a log or a label.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Different => "different",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
 /// One row in which the sides differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
