@@ -127,6 +127,14 @@ select jsonb_build_object(
         'service', (select has_function_privilege(r.oid, p.oid, 'execute') from pg_roles r
                     where r.rolname = 'service_role')) order by p.proname), '[]')
     from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname ~ '^lockstep_'),
+  'open_schemas', (select coalesce(jsonb_agg(jsonb_build_object('schema', n.nspname, 'role', x.who) order by n.nspname, x.who), '[]')
+    from pg_namespace n, lateral (
+      select 'public' as who where exists (
+        select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) l where l.grantee = 0 and l.privilege_type = 'CREATE')
+      union all
+      select r.rolname::text from pg_roles r join aclexplode(n.nspacl) l on l.grantee = r.oid and l.privilege_type = 'CREATE'
+      where r.rolname in ('anon', 'authenticated')) x
+    where n.nspname in ('public', 'extensions')),
   'installed', case when to_regnamespace('lockstep') is null then null
                     when not has_schema_privilege(to_regnamespace('lockstep'), 'usage') then null
                     when to_regclass('lockstep.version') is null then null

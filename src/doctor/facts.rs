@@ -15,6 +15,7 @@ pub struct Facts {
     /// Name and version.
     pub extensions: BTreeMap<String, String>,
     pub doors: Vec<Door>,
+    pub open_schemas: Vec<OpenSchema>,
     /// The version of our SQL, where it is installed.
     pub installed: Option<i32>,
     /// What the target remembers of the route.
@@ -154,6 +155,14 @@ pub struct Published {
 pub struct Named {
     pub schema: String,
     pub name: String,
+}
+
+/// Where anybody, or an app's role, may create things.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OpenSchema {
+    pub schema: String,
+    pub role: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

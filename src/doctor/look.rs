@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::case::{Case, Clock, Listen, Rest, Source, Target};
@@ -45,7 +44,7 @@ pub(super) async fn look(ask: Ask) -> Case {
     let mut client = None;
     let mut source = match url {
         Ok(url) => source(&ask, url, &mut client).await.map_err(|fault| Trouble::fault(&fault)),
-        Err(trouble) => Err(trouble),
+        Err(fault) => Err(Trouble::fault(&fault)),
     };
     let tables = source.as_ref().map_or(Vec::new(), |source| names(&source.tables));
     let target = target(&ask, &tables).await;
@@ -80,11 +79,8 @@ async fn listen(settings: &Settings) -> Listen {
     }
 }
 
-pub(super) fn source_url(ask: &Ask) -> Result<Url, Trouble> {
-    let fix = "set it in the environment or in .env";
-    let text = ask.settings.source.url().map_err(|problem| Trouble::bad(problem.to_string()).by_hand(fix))?;
-    Url::parse(text.expose_secret())
-        .map_err(|cause| Trouble::bad(format!("DATABASE_URL: {cause}")).by_hand("correct it"))
+pub(super) fn source_url(ask: &Ask) -> Result<Url, Fault> {
+    crate::app::preflight::source_url(&ask.settings)
 }
 
 async fn resolve(url: &Url) -> Vec<IpAddr> {
@@ -209,9 +205,12 @@ fn read(answer: Value, of: &str) -> Result<Facts, Fault> {
 }
 
 async fn target(ask: &Ask, tables: &[TableName]) -> Target {
-    let (rest, mut seen) = match client(ask) {
-        Err(trouble) => (Rest::NotSet(trouble), Seen::default()),
-        Ok(client) => through_rest(&client, tables).await,
+    let (rest, mut seen) = match (&ask.key, crate::app::preflight::client(&ask.settings)) {
+        (Some(_), _) => {
+            (Rest::NotSet(Trouble::unknown("without a key that may write it is not asked")), Seen::default())
+        }
+        (None, Err(fault)) => (Rest::NotSet(Trouble::fault(&fault)), Seen::default()),
+        (None, Ok(client)) => through_rest(&client, tables).await,
     };
     let mut direct = None;
     if let Some(url) = &ask.target_url {
@@ -231,13 +230,6 @@ struct Seen {
     listing: Option<Listing>,
     exposed: Vec<(String, bool)>,
     clock: Option<Clock>,
-}
-
-fn client(ask: &Ask) -> Result<rest::Client, Trouble> {
-    if ask.key.is_some() {
-        return Err(Trouble::unknown("without a key that may write it is not asked"));
-    }
-    crate::app::preflight::client(&ask.settings).map_err(|fault| Trouble::fault(&fault))
 }
 
 async fn through_rest(client: &rest::Client, tables: &[TableName]) -> (Rest, Seen) {

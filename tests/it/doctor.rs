@@ -291,6 +291,15 @@ async fn what_is_broken_in_supabase_is_named_and_its_fix_mends_it() {
             ..Break::default()
         },
         Break {
+            codes: &["schemas-closed"],
+            target: "grant create on schema public to public; grant create on schema extensions to anon",
+            fix: &[
+                "revoke create on schema \"public\" from public",
+                "revoke create on schema \"extensions\" from \"anon\"",
+            ],
+            ..Break::default()
+        },
+        Break {
             codes: &["extensions", "column-missing"],
             target: "drop extension hstore cascade",
             fix: &["create extension if not exists \"hstore\"", "add column \"tags\""],

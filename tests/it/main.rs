@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
 
+mod bad_days;
 mod bad_input;
 mod bad_target;
 mod chaos;

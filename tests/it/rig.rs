@@ -20,6 +20,8 @@ pub struct Rig {
     /// Put before the source in the service's address: a proxy's port.
     pub source_url: String,
     pub env: Vec<(String, String)>,
+    /// A command that runs the binary: `env`, `unshare`, ..
+    pub through: Vec<String>,
 }
 
 impl Rig {
@@ -41,13 +43,15 @@ impl Rig {
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
-        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env }
+        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env, through: Vec::new() }
     }
 
     /// The binary with its three settings, in a folder without any file.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        let mut words = self.through.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_lockstep")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(args)
             .current_dir(self.dir.path())
             .env_clear()

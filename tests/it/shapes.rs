@@ -290,3 +290,37 @@ async fn a_trigger_that_only_the_target_has_fires_when_it_is_asked_for_and_finds
         assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_puts_into_schema_public_is_not_called_by_our_functions() {
+    let tables = "create table thing (id int primary key, x text);
+        create table part (id int primary key, thing int references thing deferrable initially deferred)";
+    let mut rig = start(Owner::Plain, tables).await;
+    // Where `public` is on the path, these fit our calls better than what is in pg_catalog.
+    let trap = |name: &str, arguments: &str, returns: &str| {
+        format!(
+            "create function public.{name}({arguments}) returns {returns} language plpgsql as
+             $$ begin raise exception 'a stranger''s code ran'; end $$;"
+        )
+    };
+    let traps = [
+        trap("format", "text, text, text, text, text", "text"),
+        trap("format", "text, regclass, text, text, text", "text"),
+        trap("format", "text, regclass, text, text, text, text, text, text", "text"),
+        trap("unnest", "integer[]", "setof integer"),
+        trap("convert_from", "bytea, text", "text"),
+        trap("jsonb_build_object", "text, text, text, jsonb", "jsonb"),
+        trap("left", "text, bigint", "text"),
+    ];
+    rig.pair.supabase.execute(&traps.concat()).await.unwrap();
+    rig.start();
+    rig.settled().await;
+    let changes = "insert into thing select g, g::text from generate_series(1, 50) g; insert into part values (1, 1);
+        update thing set x = 'y' where id < 9; delete from thing where id > 40; truncate part; insert into part values (2, 2)";
+    for change in changes.split("; ") {
+        rig.pair.source.execute(change).await.unwrap();
+    }
+    rig.settled().await;
+    rig.assert_equal(&public(&["thing", "part"])).await;
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}

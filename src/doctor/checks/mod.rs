@@ -75,6 +75,7 @@ pub const CHECKS: &[Check] = &[
     check("target-encoding", Target, Sees::Target, "the database is in UTF8", target::encoding),
     check("doors-closed", Target, Sees::Target, "only service_role may call our functions", target::doors),
     check("doors-settings", Target, Sees::Target, "our functions have their settings", target::door_settings),
+    check("schemas-closed", Target, Sees::Target, "no stranger may create functions in public", target::strangers),
     check("another-source", Target, Both, "Supabase holds this source's copy, or none yet", target::another_source),
     check("history", Target, Both, "the stream can go on from where Supabase is", target::history),
     // The tables of both.

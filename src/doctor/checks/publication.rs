@@ -135,7 +135,7 @@ pub(super) fn others(case: &Case) -> Vec<Trouble> {
             false => Trouble::bad(format!("{table} is published and has no replica identity: its updates fail")),
         };
         match found.all_tables {
-            false => what.at(&table).sql(Side::Source, [remedy::unpublish(name(case), &[table.clone()])]),
+            false => what.at(&table).sql(Side::Source, [remedy::unpublish(name(case), std::slice::from_ref(&table))]),
             true => {
                 let drop = format!("drop publication {}", crate::pg::quote::ident(name(case)));
                 let names: Vec<TableName> = case.tables().iter().map(|table| table.name.clone()).collect();

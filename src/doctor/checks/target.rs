@@ -9,7 +9,7 @@ use crate::app::same_source;
 use crate::apply::request_fault;
 use crate::capture::slot::server as judge_server;
 use crate::doctor::case::{Case, Rest};
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, OpenSchema as Open};
 use crate::doctor::finding::{Side, Trouble};
 use crate::pg::quote::ident;
 use crate::remedy;
@@ -181,7 +181,7 @@ pub(super) fn doors(case: &Case) -> Vec<Trouble> {
 pub(super) fn door_settings(case: &Case) -> Vec<Trouble> {
     let changed = there(case).doors.iter().filter(|door| {
         let has = |name: &str| door.settings.iter().flatten().any(|setting| setting.starts_with(name));
-        !door.definer || !has("search_path=pg_catalog, ") || !has("statement_timeout=")
+        !door.definer || !has("search_path=pg_catalog, pg_temp") || !has("statement_timeout=")
     });
     let names: Vec<&str> = changed.map(|door| door.name.as_str()).collect();
     if names.is_empty() {
@@ -189,6 +189,18 @@ pub(super) fn door_settings(case: &Case) -> Vec<Trouble> {
     }
     let cause = format!("{} lost settings: search_path, statement_timeout or security definer", names.join(", "));
     vec![Trouble::bad(cause).by_hand(remedy::INSTALL)]
+}
+
+/// While the target's own triggers and checks run, they find what is in these schemas, with our functions' rights.
+pub(super) fn strangers(case: &Case) -> Vec<Trouble> {
+    let trouble = |open: &Open| {
+        let (schema, role) = (ident(&open.schema), &open.role);
+        let cause =
+            format!("{role} may create functions in schema {}, which triggers and checks may call", open.schema);
+        let role = if role == "public" { role.clone() } else { ident(role) };
+        Trouble::warn(cause).sql(Side::Target, [format!("revoke create on schema {schema} from {role}")]).decide()
+    };
+    there(case).open_schemas.iter().map(trouble).collect()
 }
 
 fn checkpoint(case: &Case) -> Option<(Position, &serde_json::Value)> {
