@@ -6,6 +6,7 @@ mod preflight;
 mod recovery;
 mod report;
 mod route;
+mod way;
 
 use std::time::Duration;
 

@@ -13,6 +13,8 @@ use super::judge::{Finding, judge};
 use super::preflight::{self, Greeting, Hello};
 use super::recovery;
 use super::report::Report;
+use super::way::{self, Desk, Way};
+use crate::apply::tables::{self, Joints, Tables};
 use crate::apply::{Apply, Reached, Shapes};
 use crate::capture::{self, slot};
 use crate::config::{Settings, Triggers};
@@ -32,6 +34,7 @@ struct Ready {
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
+    way: Way,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -58,7 +61,9 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None };
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let way = way::choose(settings, &target).await?;
+    let desk = Desk { way, settings, source: &source, target: &target };
+    let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -68,7 +73,7 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
     judge(&tables, &hello.tables, settings.copy.existing)?;
-    if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
+    if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
              act there too, and rows are written in the source's order"
@@ -94,14 +99,14 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     }
     let first =
         Greeting { source: here.clone(), begin: &names, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
-    let known = preflight::hello(&target, &first).await?;
+    let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        Some(_) => desk.hello(&Greeting { tables: &tables, ..greeting }).await?,
         None => hello,
     };
-    Ok(Ready { source, target, tables, read_at, hello })
+    Ok(Ready { source, target, tables, read_at, hello, way })
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
@@ -148,7 +153,7 @@ async fn stream(
     ready: Ready,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, read_at, hello } = ready;
+    let Ready { source, target, tables, read_at, hello, way } = ready;
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
@@ -167,6 +172,7 @@ async fn stream(
     let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
+    status.send_modify(|status| status.way = Some(way.word().into()));
     let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
 
     let mut parts = JoinSet::new();
@@ -187,19 +193,33 @@ async fn stream(
         Ok(())
     });
 
-    let apply = Apply {
-        settings: crate::apply::Settings {
-            route: ROUTE.into(),
-            suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
-        },
-        client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
-        copying,
-        reached: Reached::new(checkpoint, settled, durable),
-        events,
-        rereads,
-    };
-    parts.spawn(apply.run(pulls));
+    let shapes = Shapes::new(preflight::shapes(&tables, settings), read_at);
+    match way {
+        Way::Rpc => {
+            let apply = Apply {
+                settings: crate::apply::Settings {
+                    route: ROUTE.into(),
+                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                },
+                client: target,
+                shapes,
+                copying,
+                reached: Reached::new(checkpoint, settled, durable),
+                events,
+                rereads,
+            };
+            parts.spawn(apply.run(pulls));
+        }
+        Way::Tables => {
+            let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+            let facts = tables::facts(&source, &oids).await?;
+            let begun = checkpoint > Position::default();
+            let request_bytes = settings.apply.max_batch_bytes;
+            let how = tables::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
+            let joints = Joints { client: target, shapes, copying, settled, durable, events, rereads };
+            parts.spawn(Tables::new(how, facts, joints).run(pulls));
+        }
+    }
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });

@@ -11,6 +11,7 @@ mod plan;
 mod reread;
 mod send;
 mod shape;
+pub mod tables;
 
 use std::collections::HashSet;
 use std::pin::pin;

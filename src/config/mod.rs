@@ -12,6 +12,6 @@ pub use load::{Layers, load, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
-    Apply, Copy, Existing, Http, Log, LogFormat, OneTable, Settings, Shutdown, Source, Supabase, Tables, Triggers,
+    Apply, Copy, Existing, Http, Log, LogFormat, OneTable, Settings, Shutdown, Source, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;

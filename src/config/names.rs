@@ -37,6 +37,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("tables.include"),
     plain("tables.exclude"),
     plain("table.*.columns"),
+    with("apply.way", "LOCKSTEP_APPLY"),
     with("apply.triggers", "LOCKSTEP_TRIGGERS"),
     plain("apply.max_batch_bytes"),
     plain("apply.queue_bytes"),

@@ -11,4 +11,6 @@ mod first_steps;
 mod life;
 mod rig;
 mod shapes;
+mod tables;
+mod tables_replay;
 mod values;

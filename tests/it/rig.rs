@@ -29,12 +29,18 @@ impl Rig {
     }
 
     pub async fn with(options: PairOptions, sql: &str) -> Self {
+        let rig = Self::bare(options, sql).await;
+        let owner = rig.pair.supabase.connect_owner().await.unwrap();
+        install::apply(&owner).await.unwrap();
+        rig.pair.supabase.reload_schema().await.unwrap();
+        rig
+    }
+
+    /// Both sides with the same schema, and nothing of ours in the target.
+    pub async fn bare(options: PairOptions, sql: &str) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let owner = pair.supabase.connect_owner().await.unwrap();
-        install::apply(&owner).await.unwrap();
-        pair.supabase.reload_schema().await.unwrap();
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
         Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env: Vec::new() }
