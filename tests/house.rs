@@ -28,7 +28,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 /// Parts that may name less than their floor allows.
 const ONLY: &[(&str, &[&str])] = &[
     ("http", &["types", "clock", "metrics", "status"]),
-    ("config", &["types", "pg", "rest"]),
+    ("config", &["types", "pg", "rest", "scheduler"]),
     ("lab", &["types", "clock", "pg"]),
 ];
 

@@ -1,4 +1,4 @@
--- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
+-- The doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
 -- They never do more to a table than the calling role could do itself: every table is checked against its grants. They
@@ -140,6 +140,20 @@ begin
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- A table that was renamed at the source is the same one; another one under its name is not.
+  update lockstep.copy c set schema_name = t.schema, table_name = t.name
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.source_oid = t.oid and (c.schema_name, c.table_name) <> (t.schema, t.name)
+    and not exists (select from lockstep.copy o
+                    where o.route = c.route and o.schema_name = t.schema and o.table_name = t.name);
+  update lockstep.copy c set done = false, cursor = null, rows = 0, source_oid = t.oid
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name and c.source_oid <> t.oid;
+  -- A table that missed changes, or of which nothing shall be taken for granted: it is compared and repaired.
+  update lockstep.copy c set done = false, cursor = null, rows = 0
+  from jsonb_to_recordset(coalesce(request->'again', '[]')) t (schema text, name text)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name
+    and (c.done or c.cursor is not null);
   -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
   if request->'tables' <> '[]' and not request ? 'look' then
     delete from lockstep.copy c

@@ -8,7 +8,7 @@ use crate::remedy::{self, shell};
 use crate::types::{Fault, Table};
 
 /// What the target says about one table.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Finding {
     pub schema: String,
@@ -29,6 +29,14 @@ pub struct Finding {
     pub copied: bool,
     pub cursor: Option<Vec<String>>,
     pub rows: u64,
+}
+
+impl Finding {
+    /// Its copy has not begun, and it holds rows that are not a stranger's: the stream brought some before a kill, or a
+    /// recovery has put all of them in doubt.
+    pub fn is_in_doubt(&self) -> bool {
+        self.begun && !self.copied && !self.empty && self.cursor.is_none()
+    }
 }
 
 /// What is wrong with a table over there, and the way to mend it.

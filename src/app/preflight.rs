@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::SourceUrl;
-use super::aside::Aside;
 use super::judge::{Finding, few};
+use super::tables::Aside;
 use crate::apply::Shape;
-use crate::config::{self, ProjectUrl, Settings};
-use crate::pg::catalog;
+use crate::config::{self, Existing, ProjectUrl, Settings};
+use crate::pg::catalog::{self, Selection, Survey};
 use crate::pg::{self, Client};
+use crate::reconcile;
 use crate::remedy::{self, INSTALL};
 use crate::rest::{self, Body};
 use crate::types::{ApiKey, Fault, Lsn, ParkedRows, Position, Table, TableName};
@@ -23,7 +24,7 @@ const INSTALLED: i64 = 2;
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
-    checkpoint: (u64, u64),
+    pub checkpoint: (u64, u64),
     pub source: serde_json::Value,
     /// The target may leave triggers and foreign keys to the source.
     pub suppress: bool,
@@ -33,6 +34,14 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// Only what it says of some of the tables that were asked about.
+    pub fn of(mut self, asked: &[Table], some: &[Table]) -> Self {
+        let wanted = |table: &Table| some.iter().any(|one| one.oid == table.oid);
+        self.tables =
+            asked.iter().zip(self.tables).filter(|(table, _)| wanted(table)).map(|(_, found)| found).collect();
+        self
+    }
+
     pub fn checkpoint(&self) -> Position {
         let (major, minor) = self.checkpoint;
         Position { major, minor }
@@ -68,7 +77,7 @@ pub fn client(settings: &Settings) -> Result<rest::Client, Fault> {
 
 /// The tables to replicate, with the columns that the settings choose.
 pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, Fault> {
-    let survey = catalog::survey(source, &settings.tables.selection()).await?;
+    let survey = survey(source, settings).await?;
     readable(source, &survey.tables).await?;
     for left_out in &survey.left_out {
         tracing::warn!("{left_out}, so it is not replicated");
@@ -89,6 +98,14 @@ pub(crate) fn none_chosen(settings: &Settings) -> Result<(), Fault> {
     let schemas = settings.tables.schemas.join(", ");
     let fix = "choose others with [tables] schemas or include, or: alter table … add primary key (…)";
     Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix))
+}
+
+/// What the settings choose of the tables that are there now.
+pub async fn survey(source: &Client, settings: &Settings) -> Result<Survey, Fault> {
+    let mut exclude = settings.tables.exclude.clone();
+    exclude.push(settings.state.table.to_string()); // ours, whatever its name
+    let (schemas, include) = (settings.tables.schemas.clone(), settings.tables.include.clone());
+    catalog::survey(source, &Selection { schemas, include, exclude }).await
 }
 
 const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \
@@ -136,31 +153,40 @@ pub struct Greeting<'a> {
     pub restart: Option<Lsn>,
     /// `tables` are only some of the route's.
     pub look: bool,
+    /// Tables that do not count as copied any more.
+    pub again: &'a [TableName],
 }
 
 impl<'a> Greeting<'a> {
     /// Asks for nothing yet.
     pub fn new(route: &'a str) -> Self {
-        Self { route, source: json!({}), tables: &[], begin: &[], park: &[], restart: None, look: false }
+        let source = json!({});
+        Self { route, source, tables: &[], begin: &[], park: &[], restart: None, look: false, again: &[] }
     }
 }
 
 pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-    let Greeting { route, source, tables, begin, park, restart, look } = greeting;
+    let Greeting { route, source, tables, begin, park, restart, look, again } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            json!({"schema": table.name.schema, "name": table.name.name, "columns": columns, "key": table.key})
+            let TableName { schema, name } = &table.name;
+            json!({"schema": schema, "name": name, "oid": table.oid, "columns": columns, "key": table.key})
         })
         .collect();
-    let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
-    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    let names = |tables: &[TableName]| -> Vec<_> {
+        tables.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect()
+    };
+    let (begin, again) = (names(begin), names(again));
+    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin, "again": again});
+    let park: Vec<_> = park
+        .iter()
+        .filter_map(|aside| Some((&aside.table.name, aside.cause()?)))
+        .map(|(table, cause)| json!({"schema": table.schema, "name": table.name, "reason": cause}))
+        .collect();
     if !park.is_empty() {
-        let park = park
-            .iter()
-            .map(|aside| json!({"schema": aside.table.schema, "name": aside.table.name, "reason": aside.cause}));
-        request["park"] = park.collect();
+        request["park"] = park.into();
     }
     if *look {
         request["look"] = true.into();
@@ -200,6 +226,19 @@ pub fn shapes(tables: &[Table], settings: &Settings) -> HashMap<u32, Shape> {
         chosen: settings.table.get(&table.name.to_string()).is_some_and(|one| !one.columns.is_empty()),
     };
     tables.iter().map(|table| (table.oid, shape(table))).collect()
+}
+
+/// What a comparison or a copy must know.
+pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client) -> reconcile::Settings {
+    reconcile::Settings {
+        url,
+        target,
+        route: super::ROUTE.into(),
+        range_bytes: settings.copy.chunk_bytes,
+        rows_per_second: settings.reconcile.max_rows_per_second,
+        listed: settings.reconcile.listed,
+        keep_surplus: settings.copy.existing == Existing::Keep,
+    }
 }
 
 /// Names of the tables, for the publication.

@@ -186,7 +186,8 @@ impl Refusal {
 }
 
 /// With this right, foreign keys and triggers are left to the source, which honoured them.
-const SUPPRESS: &str = "let the owner of our functions leave foreign keys to the source, as a superuser there: \
+const SUPPRESS: &str = "let the owner of our functions leave foreign keys to the source, as a superuser there \
+                        (before PostgreSQL 15: alter role postgres superuser;): \
                         grant set on parameter session_replication_role to postgres;";
 
 fn verb(op: Op) -> &'static str {

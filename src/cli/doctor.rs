@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args, file: Option<&Path>) -> Result<(), Failure> 
     match report.exit_code() {
         0 => Ok(()),
         1 => Err(Failure::No),
-        _ => Err(Failure::Unknown),
+        _ => Err(Failure::CannotTell),
     }
 }
 

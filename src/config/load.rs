@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::names::{SETTINGS, Setting, find, nearest};
 use super::problem::Problem;
 use super::settings::Settings;
+use crate::scheduler::Timetable;
 
 /// What the settings are made of. Later ones win: file, `.env`, environment.
 #[derive(Default)]
@@ -187,7 +188,7 @@ fn overlay(
 
 /// Rules that no single value can break, and the bounds of numbers: `(setting, cause)`.
 fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
-    let Settings { supabase, tables, apply, copy, retry, http, shutdown, .. } = settings;
+    let Settings { supabase, tables, apply, copy, schedule, retry, http, shutdown, .. } = settings;
     if let Some(url) = supabase.url.as_ref().filter(|url| url.is_exposed() && !supabase.allow_http) {
         let cause = format!("{url} would carry the key unencrypted; use https, or set SUPABASE_ALLOW_HTTP=true");
         return Err(("supabase.url", cause));
@@ -208,6 +209,7 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     if let Some(bad) = settings.table.keys().find(|name| !name.contains('.')) {
         return Err(("table", format!("[table.\"{bad}\"] names no schema; write [table.\"public.{bad}\"]")));
     }
+    timetables(settings)?;
     // The hard limits: below, the overhead of a request outweighs its rows; above, memory and Supabase's own limits.
     within("apply.max_batch_bytes", apply.max_batch_bytes, 16 << 10, 64 << 20)?;
     within("apply.queue_bytes", apply.queue_bytes, 1 << 20, 1 << 30)?;
@@ -218,9 +220,23 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     }
     within("copy.chunk_bytes", copy.chunk_bytes, 16 << 10, 64 << 20)?;
     lasts("supabase.timeout", supabase.timeout, 1, 600)?;
+    lasts("schedule.jitter", schedule.jitter, 0, 3600)?;
     lasts("retry.look_again", retry.look_again, 1, 3600)?;
     lasts("http.in_step_within", http.in_step_within, 1, 86_400)?;
     lasts("shutdown.deadline", shutdown.deadline, 1, 600)
+}
+
+/// A timetable that nobody can read is found at the start, not at the hour at which nothing happens.
+fn timetables(settings: &Settings) -> Result<(), (&'static str, String)> {
+    let schedule = &settings.schedule;
+    crate::scheduler::zone(&schedule.timezone).map_err(|cause| ("schedule.timezone", cause))?;
+    Timetable::parse(&schedule.reconcile, &schedule.timezone).map_err(|cause| ("schedule.reconcile", cause))?;
+    for (name, one) in &settings.table {
+        let Some(own) = &one.reconcile else { continue };
+        Timetable::parse(own, &schedule.timezone)
+            .map_err(|cause| ("table", format!("[table.\"{name}\"] reconcile: {cause}")))?;
+    }
+    Ok(())
 }
 
 fn within(key: &'static str, bytes: usize, least: usize, most: usize) -> Result<(), (&'static str, String)> {

@@ -14,7 +14,7 @@ pub use load::{Layers, load, load_without, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
-    Apply, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Schema, Settings, Shutdown, Source,
-    Supabase, Tables, Triggers,
+    Apply, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Reconcile, Schedule, Schema, Settings,
+    Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;

@@ -179,6 +179,10 @@ impl Cluster {
         &self.programs.version
     }
 
+    pub fn major(&self) -> u32 {
+        self.programs.major().parse().unwrap_or(0) // a server that does not say so has none of what came later
+    }
+
     /// The authority behind its certificate, if it serves TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.certificates.as_ref().map(|certificates| certificates.ca_pem.as_str())

@@ -25,6 +25,7 @@ const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
 const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
 const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
 const DOCTOR: &str = include_str!("../../sql/supabase/doctor.sql");
+const DIGEST: &str = include_str!("../../sql/supabase/digest.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
 
 /// What the catalogs of either side say, for `lockstep doctor`: one statement with one parameter, the request. The
@@ -71,11 +72,13 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let facts = format!(
         "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
     );
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}")
+    format!(
+        "{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}"
+    )
 }
 
 const HEAD: &str = "\
--- Installs Lockstep in Supabase: schema lockstep, and two functions in public that only service_role may call.
+-- Installs Lockstep in Supabase: schema lockstep, and three functions in public that only service_role may call.
 -- Run it as owner of the database (`postgres`): it may be pasted into the SQL editor as it stands, and run again.
 begin;
 set local client_min_messages = warning;

@@ -89,7 +89,7 @@ const TABLES: &str = "select c.oid is not null, \
      order by w.at";
 
 /// The wanted tables that are not published.
-async fn missing(client: &Client, want: &Want<'_>) -> Result<Vec<TableName>, Fault> {
+pub async fn missing(client: &Client, want: &Want<'_>) -> Result<Vec<TableName>, Fault> {
     let schemas: Vec<&str> = want.tables.iter().map(|table| table.schema.as_str()).collect();
     let tables: Vec<&str> = want.tables.iter().map(|table| table.name.as_str()).collect();
     let rows = client.query(TABLES, &[&schemas, &tables, &want.publication]).await.map_err(|e| client::fault(&e))?;
