@@ -9,7 +9,7 @@ use super::preflight::{self, Greeting};
 use super::route::ROUTE;
 use crate::config::Settings;
 use crate::jobs::{Ask, history};
-use crate::ledger::runs;
+use crate::ledger::{parked, runs};
 use crate::pg;
 use crate::status::{Status, TableState, TableStatus};
 use crate::types::{Command, Fault, Job, Order, Refusal, TableName};
@@ -26,7 +26,7 @@ impl Commands {
         while let Some(Order { command, reply }) = orders.recv().await {
             let answer = self.answer(&command).await;
             match &answer {
-                Ok(_) if matches!(command, Command::Runs { .. }) => {}
+                Ok(_) if command.only_looks() => {}
                 Ok(_) => info!(?command, "a command was carried out"),
                 Err(refusal) => info!(?command, cause = %refusal, "a command was refused"),
             }
@@ -40,6 +40,11 @@ impl Commands {
             Command::Pause { table } => self.pause(table).await,
             Command::Resume { table } => self.resume(table).await,
             Command::Resync { table } => self.resync(table).await,
+            Command::Parked(wish) => {
+                let client = preflight::client(&self.settings).map_err(unavailable)?;
+                let answer = parked::wish(&client, ROUTE, wish).await;
+                answer.map_err(|failure| unavailable(crate::apply::request_fault(&failure, 0)))
+            }
             Command::Runs { limit } => {
                 let url = preflight::source_url(&self.settings).map_err(unavailable)?;
                 let runs = history::list(&url, *limit).await.map_err(unavailable)?;

@@ -18,6 +18,7 @@ use super::way::{self, Desk, Way};
 use super::{evolve, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
+use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
@@ -100,6 +101,15 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    let restricted = restricted::read(&source, &settings.source.publication).await?;
+    let filtered: Vec<_> = restricted.into_iter().filter(|one| one.filter.is_some()).collect();
+    let filtered = filtered.into_iter().filter(|one| tables.iter().any(|table| table.name == one.table));
+    if let Some(one) = filtered.clone().next() {
+        // From here on they may have missed changes, which is on record before anybody is told.
+        let again: Vec<TableName> = filtered.map(|one| one.table).collect();
+        desk.hello(&Greeting { tables: &tables, again: &again, ..greeting.clone() }).await?;
+        return Err(one.refusal(&settings.source.publication).unwrap_or_else(|| Fault::retry("a row filter")));
+    }
     if evolve::evolve(&desk, &tables, &hello.tables).await? {
         return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
     }
