@@ -143,6 +143,7 @@ impl Tables {
 
     /// A changed key; false when it is refused.
     async fn rekey(&mut self, item: &Item) -> Result<bool, Fault> {
+        let item = &self.at_its_place(item.clone());
         match self.wire.write(std::slice::from_ref(item)).await? {
             Outcome::Done { rows: Some(0) } => {
                 // It has its new key already, or the target has lost it.
@@ -154,9 +155,17 @@ impl Tables {
         }
     }
 
+    /// The new key may be that of a row which is to go, and is still there: what the change does not bring must not be
+    /// taken from that one.
+    fn at_its_place(&mut self, item: Item) -> Item {
+        let overtaken = self.held.take(&item.place()).is_some();
+        Item { incomplete: item.incomplete || overtaken, ..item }
+    }
+
     /// A changed key that may be refused: then the row is written under its new key, and the old one goes at the end,
     /// when all that refers to it has been written anew.
     async fn rekey_in_order(&mut self, item: Item) -> Result<(), Fault> {
+        let item = self.at_its_place(item);
         let Write::Rekey { old, .. } = &item.write else { return Ok(()) };
         let gone = Item { write: Write::Delete(old.clone()), ..item.clone() };
         let waits = self.held.take(&gone.place()).filter(|before| before.refusal.is_some());
@@ -335,8 +344,9 @@ enum Refusal {
 /// The row under its new key.
 fn renamed(item: &Item) -> Item {
     let Write::Rekey { new, .. } = &item.write else { return item.clone() };
-    let write = if new.is_partial() { Write::Patch(new.clone()) } else { Write::Upsert(new.clone()) };
-    Item { write, ..item.clone() }
+    let (partial, new) = (new.is_partial(), new.clone());
+    let write = if partial { Write::Patch(new) } else { Write::Upsert(new) };
+    Item { write, incomplete: item.incomplete && partial, ..item.clone() }
 }
 
 /// Neighbours of one form and kind, each row once.
