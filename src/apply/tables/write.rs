@@ -8,17 +8,17 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Tables;
-use super::form::{FILTER_BYTES, Form};
+use super::form::FILTER_BYTES;
 use super::latest::{self, Item, Latest};
 use super::send::Outcome;
 use super::steps::Step;
 use super::words;
 use crate::apply::plan::Write;
 use crate::apply::reread;
-use crate::types::Fault;
+use crate::types::{Cell, Fault, TupleBuilder};
 
 /// What waits because it was refused, in memory. Some hundred thousand small rows: as many as a parent table may lag
 /// behind in a first copy. Beyond it the route stops and says so.
@@ -190,8 +190,15 @@ impl Tables {
         let over = self.held.bytes() > WAITING_BYTES;
         // More may come that takes the place of what waits.
         let patient = self.replaying || !self.copying.is_empty();
-        let mut left = usize::MAX;
-        while !self.held.is_empty() && self.held.len() < left {
+        let (mut left, mut loosened) = (usize::MAX, false);
+        while !self.held.is_empty() {
+            if self.held.len() >= left {
+                // Rows that refer to each other in a circle: not one of them can be the first, as it is.
+                if patient || loosened || !self.loosen().await? {
+                    break;
+                }
+                loosened = true;
+            }
             left = self.held.len();
             let (deletes, rest): (Vec<Item>, Vec<Item>) =
                 self.held.drain().into_iter().partition(|item| matches!(item.write, Write::Delete(_)));
@@ -218,31 +225,30 @@ impl Tables {
         }
     }
 
-    /// Tables are emptied one by one, the ones that others refer to when these are empty.
-    async fn truncate(&mut self, forms: &[Arc<Form>]) -> Result<(), Fault> {
-        let mut left: Vec<_> = forms.to_vec();
-        left.sort_by_key(|form| std::cmp::Reverse(self.facts.rank.get(&form.oid).copied().unwrap_or(0)));
-        loop {
-            let (before, mut refused, mut why) = (left.len(), Vec::new(), None);
-            for form in left {
-                match self.wire.empty(&form).await? {
-                    Outcome::Done { .. } => {}
-                    Outcome::TooMuch(failure) => {
-                        warn!(table = %form.mapped.table, cause = %failure, "emptying it takes too long at once");
-                        self.wire.empty_by_parts(&form).await?;
-                    }
-                    Outcome::Refused(failure) => {
-                        why = Some((form.mapped.table.clone(), failure));
-                        refused.push(form);
-                    }
-                }
-            }
-            match why {
-                None => return Ok(()),
-                Some((table, failure)) if refused.len() == before => return Err(words::not_emptied(&table, &failure)),
-                Some(_) => left = refused,
-            }
+    /// Writes rows that wait for others without what they refer to, as far as that may be NULL; they go on waiting to be
+    /// written as they are. Whether any was written.
+    async fn loosen(&mut self) -> Result<bool, Fault> {
+        let mut rows: Vec<Item> = self.held.items().filter_map(|item| self.without_reference(item)).collect();
+        rows.sort_by_key(|item| (self.rank(item), item.form.oid));
+        let mut written = false;
+        for run in runs(rows) {
+            let all = run.len();
+            written |= self.attempt(run, Refusal::Waits).await?.len() < all;
         }
+        Ok(written)
+    }
+
+    fn without_reference(&self, item: &Item) -> Option<Item> {
+        let failure = item.refusal.as_ref().filter(|failure| failure.code.as_deref() == Some("23503"))?;
+        let constraint = words::constraint(&failure.message)?.to_owned();
+        let columns = self.facts.loose.get(&(item.form.oid, constraint))?;
+        let Write::Upsert(row) = &item.write else { return None };
+        let mut loose = TupleBuilder::new();
+        for (place, cell) in row.cells().enumerate() {
+            let name = item.form.mapped.columns.iter().find(|(at, _)| *at == place).map(|(_, name)| name);
+            loose.push(if name.is_some_and(|name| columns.contains(name)) { Cell::Null } else { cell });
+        }
+        Some(Item { write: Write::Upsert(loose.finish()), refusal: None, ..item.clone() })
     }
 
     /// Writes rows of one form and kind; returns those that were refused, or, where a refusal ends it, all that were
