@@ -13,7 +13,7 @@ use crate::config::{self, Settings};
 use crate::ledger::progress::{self, Progress};
 use crate::pg::Client;
 use crate::rest::{self, Body};
-use crate::types::{Fault, Table};
+use crate::types::{Fault, Table, TableName};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -77,9 +77,16 @@ impl Desk<'_> {
 
     /// What `lockstep.hello` does in the target, done from here.
     async fn look(&self, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-        let Greeting { route, source, tables, begin, restart } = greeting;
+        let Greeting { route, source, tables, begin, park, restart, look: _, again } = greeting;
+        // What is set aside stays one of ours, and does not count as copied any more.
+        let aside: Vec<TableName> = park.iter().map(|aside| aside.table.name.clone()).collect();
         if !begin.is_empty() {
-            progress::begin(self.source, route, source, begin, restart.is_some()).await?;
+            let all: Vec<TableName> = begin.iter().chain(&aside).cloned().collect();
+            progress::begin(self.source, route, source, &all, restart.is_some()).await?;
+        }
+        let missed: Vec<TableName> = again.iter().chain(&aside).cloned().collect();
+        if !missed.is_empty() {
+            progress::again(self.source, route, &missed).await?;
         }
         let known = progress::read(self.source, route, &self.settings.source.slot).await?;
         let probed = probe_all(self.target, tables).await?;
@@ -92,7 +99,13 @@ impl Desk<'_> {
         let findings =
             findings.map_err(|error| Fault::stop(format!("a finding without a form: {error}"), "report it"))?;
         let (major, minor) = (known.checkpoint.major, known.checkpoint.minor);
-        Ok(Hello { checkpoint: (major, minor), source: known.source, suppress: false, tables: findings })
+        Ok(Hello {
+            checkpoint: (major, minor),
+            source: known.source,
+            suppress: false,
+            tables: findings,
+            parked: Vec::new(),
+        })
     }
 }
 

@@ -40,24 +40,65 @@ pub async fn complete(
     Ok(())
 }
 
-/// Puts the whole row in the place of a change whose row the target has lost.
-pub async fn replace(
+/// Puts whole rows in the place of changes whose rows the target has lost, or holds only in a stale form.
+pub async fn replace_all(
+    batch: &mut Batch,
+    mut changes: Vec<usize>,
+    shapes: &mut Shapes,
+    rereads: &mpsc::Sender<Reread>,
+) -> Result<(), Fault> {
+    changes.sort_unstable();
+    changes.dedup();
+    // From behind, since one change may become two.
+    for &at in changes.iter().rev() {
+        replace(batch, at, shapes, rereads).await?;
+    }
+    Ok(())
+}
+
+async fn replace(
     batch: &mut Batch,
     at: usize,
     shapes: &mut Shapes,
     rereads: &mpsc::Sender<Reread>,
 ) -> Result<(), Fault> {
-    let Some(Change::Update { relation, new, .. }) = batch.changes.get(at) else {
+    let Some(Change::Update { relation, old, new }) = batch.changes.get(at) else {
         return Err(Fault::stop("the target misses a row that came whole", "report this as a bug"));
     };
     let Some(mapped) = shapes.of(relation, batch.upto)? else { return Ok(()) };
-    let (relation, old) = (relation.clone(), new.clone());
+    let (relation, new) = (relation.clone(), new.clone());
+    let moved = old.clone().filter(|old| key(old, &mapped) != key(&new, &mapped));
+    if let Some(old) = &moved
+        && !new.is_partial()
+    {
+        // The row came whole, so nothing is missing but the row under its old key.
+        let end = Change::Delete { relation: relation.clone(), old: old.clone() };
+        splice(batch, at, end, Some(Change::Insert { relation, new }));
+        return Ok(());
+    }
     info!(table = %mapped.table, "the target misses a row; it is read again from the source");
-    batch.changes[at] = match read(batch, at, &mapped, rereads).await? {
-        Some(new) => Change::Insert { relation, new },
-        None => Change::Delete { relation, old },
-    };
+    let row = read(batch, at, &mapped, rereads).await?;
+    match (row, moved) {
+        (Some(new), Some(old)) => splice(batch, at, Change::Update { relation, old: Some(old), new }, None),
+        (Some(new), None) => splice(batch, at, Change::Insert { relation, new }, None),
+        (None, Some(old)) => {
+            let end = Change::Delete { relation: relation.clone(), old };
+            splice(batch, at, end, Some(Change::Delete { relation, old: new }));
+        }
+        (None, None) => splice(batch, at, Change::Delete { relation, old: new }, None),
+    }
     Ok(())
+}
+
+/// Puts one or two changes in the place of one.
+fn splice(batch: &mut Batch, at: usize, first: Change, second: Option<Change>) {
+    batch.changes[at] = first;
+    if let Some(second) = second {
+        batch.changes.insert(at + 1, second);
+        for (begin, _) in batch.begins.iter_mut().filter(|(begin, _)| *begin > at) {
+            *begin += 1;
+        }
+    }
 }
 
 /// The row as it is now; `None` when it is gone.

@@ -135,6 +135,17 @@ pub async fn begin(
     Ok(())
 }
 
+const AGAIN: &str = "update lockstep.route_copy c set done = false, cursor = null, rows = 0 where route = $1 and exists (\
+     select from unnest($2::text[], $3::text[]) t (s, n) where t.s = c.schema_name and t.n = c.table_name)";
+
+/// Notes that these tables miss changes from now on.
+pub async fn again(client: &Client, route: &str, tables: &[TableName]) -> Result<(), Fault> {
+    let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    client.execute(AGAIN, &[&route, &schemas, &names]).await.map_err(|error| fault(&error))?;
+    Ok(())
+}
+
 const SAVE: &str = "insert into lockstep.route_copy as c \
      (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at) \
      values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, clock_timestamp()) \
