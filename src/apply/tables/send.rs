@@ -81,7 +81,8 @@ impl Wire {
             }
             let asked = failure.retry_after.unwrap_or_default().min(LONGEST_ASKED);
             let wait = waits.next().unwrap_or_default().max(asked);
-            warn!(table = %request.table, cause = %failure, retry_in = ?wait, "Supabase did not take the rows; they are sent again");
+            let table = &request.table;
+            warn!(%table, cause = %failure, retry_in = ?wait, "Supabase did not take the rows; they are sent again");
             metrics.retries.with_label_values(&["transient"]).inc();
             let _ = self.events.send(Event::Trouble(Some(failure.to_string())));
             failed = true;

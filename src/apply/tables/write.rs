@@ -1,41 +1,37 @@
 //! Writes one batch to the tables, request by request. Each request is a transaction of its own, so anything may be
 //! left half done at any moment; what is written here comes to the same when it is written again from an earlier point.
 //!
-//! Mostly a batch is folded: the last state of each row, parents before children, then deletes. Where the target refuses
-//! that (a unique value that changed hands within the batch), the batch is written in the source's order. What is
-//! refused even so waits: in a batch that was written before, in part or beyond, the target may be ahead of a row, and a
-//! later change of the same row will take its place.
+//! Mostly a batch is folded: the last state of each row, parents before children, then deletes. Where the target
+//! refuses that (a unique value that changed hands within the batch), the batch is written in the source's order. What
+//! is refused even so waits: in a batch that was written before, in part or beyond, the target may be ahead of a row,
+//! and a later change of the same row will take its place.
 
 use std::sync::Arc;
 
-use tracing::info;
-
 use super::Tables;
-use super::form::FILTER_BYTES;
+use super::attempt::Refusal;
 use super::latest::{self, Item, Latest};
 use super::send::Outcome;
 use super::steps::Step;
 use super::words;
 use crate::apply::plan::Write;
-use crate::apply::reread;
 use crate::types::{Cell, Fault, TupleBuilder};
 
 /// What waits because it was refused, in memory. Some hundred thousand small rows: as many as a parent table may lag
 /// behind in a first copy. Beyond it the route stops and says so.
 const WAITING_BYTES: usize = 32 << 20;
 
-/// Patches and changed keys are one request a row. So many rows of one batch are on their way at once: as many as
-/// PostgREST has connections to the database, by default.
-const PATCHES: usize = 8;
-
 impl Tables {
     /// Writes the steps; what was refused waits in `held`.
     pub(super) async fn write(&mut self, steps: Vec<Step>) -> Result<(), Fault> {
         // In this order the last state of each row is not enough: rows wait for one another.
         let waiting = self.held.items().any(|item| item.refusal.is_some());
+        self.taken.clear();
         if waiting || !self.folded(&steps).await? {
             if !waiting {
                 crate::metrics::get().replays.inc();
+                // What was kept from earlier batches is needed once more.
+                self.taken.drain(..).for_each(|item| self.held.add(item));
             }
             self.in_order(steps).await?;
         }
@@ -53,7 +49,7 @@ impl Tables {
                     }
                 }
                 Step::Row(item) => {
-                    self.held.take(&item.place());
+                    self.taken.extend(self.held.take(&item.place()));
                     latest.add(item.clone());
                 }
                 Step::Truncate(forms) => {
@@ -86,8 +82,8 @@ impl Tables {
         self.facts.rank.get(&item.form.oid).copied().unwrap_or(0)
     }
 
-    /// While the target may be ahead, a row that goes now may be there again later, and others refer to it then: deleted
-    /// now, it would take rows along which nothing brings back. So it goes last, if it does not come again.
+    /// While the target may be ahead, a row that goes now may be there again later, and others refer to it then:
+    /// deleted now, it would take rows along which nothing brings back. So it goes last, if it does not come again.
     fn is_kept(&self, item: &Item) -> bool {
         self.replaying && self.facts.referenced.contains(&item.form.oid) && self.held.bytes() < WAITING_BYTES
     }
@@ -158,8 +154,10 @@ impl Tables {
     /// The new key may be that of a row which is to go, and is still there: what the change does not bring must not be
     /// taken from that one.
     fn at_its_place(&mut self, item: Item) -> Item {
-        let overtaken = self.held.take(&item.place()).is_some();
-        Item { incomplete: item.incomplete || overtaken, ..item }
+        let overtaken = self.held.take(&item.place());
+        let incomplete = item.incomplete || overtaken.is_some();
+        self.taken.extend(overtaken);
+        Item { incomplete, ..item }
     }
 
     /// A changed key that may be refused: then the row is written under its new key, and the old one goes at the end,
@@ -225,8 +223,8 @@ impl Tables {
         }
     }
 
-    /// Writes rows that wait for others without what they refer to, as far as that may be NULL; they go on waiting to be
-    /// written as they are. Whether any was written.
+    /// Writes rows that wait for others without what they refer to, as far as that may be NULL; they go on waiting to
+    /// be written as they are. Whether any was written.
     async fn loosen(&mut self) -> Result<bool, Fault> {
         let mut rows: Vec<Item> = self.held.items().filter_map(|item| self.without_reference(item)).collect();
         rows.sort_by_key(|item| (self.rank(item), item.form.oid));
@@ -250,101 +248,6 @@ impl Tables {
         }
         Some(Item { write: Write::Upsert(loose.finish()), refusal: None, ..item.clone() })
     }
-
-    /// Writes rows of one form and kind; returns those that were refused, or, where a refusal ends it, all that were
-    /// with them.
-    async fn attempt(&mut self, items: Vec<Item>, refusal: Refusal) -> Result<Vec<Item>, Fault> {
-        let patches = |item: &Item| matches!(item.write, Write::Patch(_)) && !item.incomplete;
-        if items.len() > 1 && items.iter().all(patches) {
-            return self.patches(items, refusal).await;
-        }
-        let mut refused = Vec::new();
-        let mut parts = parts(items, self.request_bytes);
-        parts.reverse();
-        while let Some(mut part) = parts.pop() {
-            if let [item] = &mut part[..]
-                && item.incomplete
-                && !self.complete(item).await?
-            {
-                continue;
-            }
-            let outcome = self.wire.write(&part).await?;
-            match (outcome, &part[..]) {
-                (Outcome::Done { rows: Some(0) }, [Item { write: Write::Patch(_), .. }]) => {
-                    parts.extend(self.missing(part).await?);
-                }
-                (Outcome::Done { .. }, _) => {}
-                (Outcome::Refused(failure), _) if refusal == Refusal::Ends => {
-                    info!(table = %part[0].form.mapped.table, cause = %failure, "a set was refused");
-                    return Ok(part);
-                }
-                (Outcome::Refused(failure) | Outcome::TooMuch(failure), [_]) => {
-                    refused.extend(part.into_iter().map(|item| Item { refusal: Some(failure.clone()), ..item }));
-                }
-                // One of them, or all at once.
-                (Outcome::Refused(_) | Outcome::TooMuch(_), _) => {
-                    let second = part.split_off(part.len() / 2);
-                    parts.extend([second, part]);
-                }
-            }
-        }
-        Ok(refused)
-    }
-
-    /// Patches of different rows, several at once.
-    async fn patches(&mut self, items: Vec<Item>, refusal: Refusal) -> Result<Vec<Item>, Fault> {
-        use futures_util::{StreamExt, TryStreamExt};
-        let wire = self.wire.clone();
-        let sent = items.into_iter().map(|item| {
-            let wire = wire.clone();
-            async move { Ok::<_, Fault>((wire.write(std::slice::from_ref(&item)).await?, item)) }
-        });
-        let done: Vec<(Outcome, Item)> = futures_util::stream::iter(sent).buffered(PATCHES).try_collect().await?;
-        let mut refused = Vec::new();
-        for (outcome, item) in done {
-            match outcome {
-                Outcome::Done { rows: Some(0) } => {
-                    if let Some(part) = self.missing(vec![item]).await? {
-                        refused.extend(Box::pin(self.attempt(part, refusal)).await?);
-                    }
-                }
-                Outcome::Done { .. } => {}
-                Outcome::Refused(failure) | Outcome::TooMuch(failure) => {
-                    refused.push(Item { refusal: Some(failure), ..item });
-                }
-            }
-        }
-        Ok(refused)
-    }
-
-    /// A row to patch that the target does not have. While its table is copied, a later range brings it.
-    async fn missing(&mut self, mut part: Vec<Item>) -> Result<Option<Vec<Item>>, Fault> {
-        let Some(item) = part.first_mut() else { return Ok(None) };
-        if self.copying.contains(&item.form.mapped.table) {
-            return Ok(None);
-        }
-        info!(table = %item.form.mapped.table, "the target misses a row; it is read again from the source");
-        item.incomplete = true;
-        Ok(Some(part))
-    }
-
-    /// Reads the row again; false when it is gone, which the stream will tell too.
-    async fn complete(&mut self, item: &mut Item) -> Result<bool, Fault> {
-        let row = reread::row(&item.relation, item.row(), item.xid, &item.form.mapped, &self.rereads).await?;
-        let Some(row) = row else { return Ok(false) };
-        item.write = Write::Upsert(row);
-        item.incomplete = false;
-        Ok(true)
-    }
-}
-
-/// What a refusal means to the set that it is a part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// Nothing more of the set is written.
-    Ends,
-    /// The row waits, the others go on.
-    Waits,
 }
 
 /// The row under its new key.
@@ -390,30 +293,4 @@ fn runs(items: Vec<Item>) -> Vec<Vec<Item>> {
         }
     }
     runs
-}
-
-/// Cut to requests: by the size of the body, by the length of the address. What is read again first stands alone.
-fn parts(items: Vec<Item>, request_bytes: usize) -> Vec<Vec<Item>> {
-    let mut parts: Vec<Vec<Item>> = Vec::new();
-    let mut size = usize::MAX;
-    for item in items {
-        let (cost, most) = match &item.write {
-            Write::Upsert(row) => (row.size(), request_bytes),
-            // Too long alone, it is refused when it is sent.
-            Write::Delete(row) => (item.form.filter(row).map_or(FILTER_BYTES, |filter| filter.len() + 1), FILTER_BYTES),
-            Write::Patch(_) | Write::Rekey { .. } => (1, 1),
-        };
-        let alone = item.incomplete;
-        match parts.last_mut() {
-            Some(part) if size.saturating_add(cost) <= most && !alone => {
-                part.push(item);
-                size += cost;
-            }
-            _ => {
-                parts.push(vec![item]);
-                size = if alone { usize::MAX } else { cost };
-            }
-        }
-    }
-    parts
 }
