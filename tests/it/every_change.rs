@@ -75,14 +75,13 @@ async fn a_table_without_a_key_is_named_and_left_out_and_its_source_goes_on_as_b
     }
     // Asked for by name, it is refused with the SQL that makes it possible, and that SQL does.
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
-    std::fs::write(rig.dir.path().join("lockstep.toml"), "[tables]\ninclude = [\"keyless\"]\n").unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[tables]\ninclude = [\"public.keyless\"]\n").unwrap();
     rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
     rig.start();
     let mut fix = String::new();
     until("it says what to do", async || {
         let Some(status) = rig.status().await else { return false };
         fix = status["fix"].as_str().unwrap_or_default().to_owned();
-        println!("{status}");
         fix.contains("alter table \"public\".\"keyless\" replica identity using index")
     })
     .await;
