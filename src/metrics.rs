@@ -52,6 +52,17 @@ pub struct Metrics {
     pub rows_discarded: IntCounter,
     /// The stream had to begin anew, by reason: see `app::recovery`.
     pub recoveries: IntCounterVec,
+    /// 1 while a run compares.
+    pub reconcile_running: IntGauge,
+    /// Unix seconds; 0: never, none.
+    pub reconcile_last_success: IntGauge,
+    pub reconcile_next: IntGauge,
+    pub reconcile_compared: IntCounter,
+    /// By kind: `missing`, `different`, `surplus`.
+    pub reconcile_mismatches: IntCounterVec,
+    /// By kind: `insert`, `update`, `delete`.
+    pub reconcile_repaired: IntCounterVec,
+    pub tables_different: IntGauge,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -114,6 +125,26 @@ impl Metrics {
                 "Times that the stream began anew and every table was compared and repaired",
                 &["reason"],
             ),
+            reconcile_running: gauge(r, "reconcile_running", "1 while a run compares both sides"),
+            reconcile_last_success: gauge(
+                r,
+                "reconcile_last_success_seconds",
+                "When a run last ended with both sides equal, in Unix seconds; 0: not known",
+            ),
+            reconcile_next: gauge(
+                r,
+                "reconcile_next_seconds",
+                "When the schedule begins a run, in Unix seconds; 0: never",
+            ),
+            reconcile_compared: counter(r, "reconcile_rows_compared_total", "Rows of the source that runs compared"),
+            reconcile_mismatches: counters(
+                r,
+                "reconcile_mismatches_total",
+                "Rows in which runs found the target to differ",
+                &["kind"],
+            ),
+            reconcile_repaired: counters(r, "reconcile_rows_repaired_total", "Rows that runs repaired", &["kind"]),
+            tables_different: gauge(r, "tables_different", "Tables that are known to differ and not repaired yet"),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),
         };

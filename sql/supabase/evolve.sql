@@ -2,6 +2,12 @@
 -- table that the route writes. Rows that are here already get the value that the source's ALTER gave to its own (`old`,
 -- an array of one); nothing else of a default travels. The table is compared afterwards: a default that is computed for
 -- each row cannot be told.
+create or replace function lockstep.type_named(name text) returns regtype
+language plpgsql stable set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  return to_regtype(name);
+end $$;
+
 create or replace function lockstep.evolve(request jsonb) returns jsonb
 language plpgsql as $$
 declare
@@ -15,7 +21,7 @@ begin
     return jsonb_build_object('refused', 'the table is not one that this route writes');
   end if;
   for added in select jsonb_array_elements(request->'columns') loop
-    kind := to_regtype(added->>'type');
+    kind := lockstep.type_named(added->>'type');
     if kind is null then
       return jsonb_build_object('refused', format('there is no type %s', added->>'type'));
     end if;
@@ -34,5 +40,5 @@ exception when others then
 end $$;
 
 create or replace function public.lockstep_evolve(request jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, public, extensions, pg_temp set statement_timeout = '120s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
 as $$ begin return lockstep.evolve(request); end $$;

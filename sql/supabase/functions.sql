@@ -1,4 +1,4 @@
--- The two doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
+-- The doors in `public` that PostgREST calls, and the bodies behind them in schema `lockstep`.
 --
 -- The doors run with their owner's rights, because the owner may set session_replication_role and the caller may not.
 -- They never do more to a table than the calling role could do itself: every table is checked against its grants. They
@@ -140,6 +140,20 @@ begin
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- A table that was renamed at the source is the same one; another one under its name is not.
+  update lockstep.copy c set schema_name = t.schema, table_name = t.name
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.source_oid = t.oid and (c.schema_name, c.table_name) <> (t.schema, t.name)
+    and not exists (select from lockstep.copy o
+                    where o.route = c.route and o.schema_name = t.schema and o.table_name = t.name);
+  update lockstep.copy c set done = false, cursor = null, rows = 0, source_oid = t.oid
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name and c.source_oid <> t.oid;
+  -- A table that missed changes, or of which nothing shall be taken for granted: it is compared and repaired.
+  update lockstep.copy c set done = false, cursor = null, rows = 0
+  from jsonb_to_recordset(coalesce(request->'again', '[]')) t (schema text, name text)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name
+    and (c.done or c.cursor is not null);
   -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
   if request->'tables' <> '[]' and not request ? 'look' then
     delete from lockstep.copy c
@@ -229,7 +243,7 @@ begin
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
+         string_agg(format('pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
@@ -248,7 +262,7 @@ begin
     -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
     select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
     from unnest(generated) n where n <> all (key);
-    return format('insert into %s as t (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
+    return format('insert into %s as t (%s) overriding system value select %s from pg_catalog.unnest(%s) u (%s) on conflict (%s) do %s',
       relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
       coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
   end if;
@@ -259,7 +273,7 @@ begin
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
-    return format('delete from %s t using unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('delete from %s t using pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
@@ -268,9 +282,28 @@ begin
     and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('select from %s t, pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
-  return format('update %s t set %s from unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+  return format('update %s t set %s from pg_catalog.unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+end $$;
+
+-- Runs a statement that writes. While rows are written the target's own triggers, checks and defaults run, and few of
+-- them fix a search_path: here, and where deferred ones are settled, they find `public` and `extensions`. Nothing of ours
+-- runs here but statements in which every name has its schema, so nobody who may create something there is called by us.
+create or replace function lockstep.run(statement text, vals bytea) returns bigint
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+declare
+  touched bigint;
+begin
+  execute statement using vals;
+  get diagnostics touched = row_count;
+  return touched;
+end $$;
+
+create or replace function lockstep.settle() returns void
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  set constraints all immediate;
 end $$;
 
 -- Writes one group. Raises what refuses it, and LS001 when a row to update is not there.
@@ -287,8 +320,7 @@ begin
     raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
       array_to_string(lacking, ', '), relation);
   end if;
-  execute lockstep.statement(relation, part) using vals;
-  get diagnostics touched = row_count;
+  touched := lockstep.run(lockstep.statement(relation, part), vals);
   if touched < (part->>'rows')::bigint then
     if part->>'op' = 'upsert' then
       -- Fewer than came: in a table of nothing but its key that is as it should be.
@@ -464,7 +496,7 @@ begin
       perform lockstep.check_deferred(header, body, first);
       perform lockstep.check_room(route_name, (header->>'park_rows')::bigint);
     else
-      set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
+      perform lockstep.settle(); -- what was deferred is refused here, where it can be answered, not at commit
     end if;
     if parts > 0 or header ? 'pieces' then
       delete from lockstep.stage s where s.route = route_name;
@@ -523,16 +555,14 @@ begin
       raise insufficient_privilege using message = format('%s may not truncate %s', lockstep.caller(), relation);
     end if;
   end loop;
-  execute format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
-    case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end);
+  perform lockstep.run(format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
+    case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end), null);
 end $$;
 
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
--- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread. While rows are
--- written the target's own triggers and checks run, and few of them fix a search_path: they find `public` and
--- `extensions`, behind everything that we call ourselves.
+-- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, public, extensions, pg_temp set statement_timeout = '120s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
 as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb

@@ -4,7 +4,8 @@
 do $grants$
 declare
   doors text[] := array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)', 'public.lockstep_parked(jsonb)',
-    'public.lockstep_evolve(jsonb)', 'public.lockstep_stage(bytea)'];
+    'public.lockstep_evolve(jsonb)', 'public.lockstep_stage(bytea)', 'public.lockstep_examine(jsonb)',
+    'public.lockstep_digest(jsonb)'];
   door text;
   stranger text;
 begin

@@ -268,7 +268,7 @@ declare
   state text; message text; detail text; name text; schema_of text; table_of text;
   blamed text[];
 begin
-  set constraints all immediate;
+  perform lockstep.settle();
 exception when integrity_constraint_violation then
   get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
     name = constraint_name, schema_of = schema_name, table_of = table_name;

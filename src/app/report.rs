@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::aside::Aside;
 use super::judge::Finding;
+use super::tables::Aside;
 use crate::apply::Event;
 use crate::capture::Progress;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
@@ -37,11 +37,25 @@ impl<'a> Report<'a> {
         status: &'a watch::Sender<Status>,
         tables: &[Table],
         findings: &[Finding],
+        aside: &[Aside],
         checkpoint: Position,
     ) -> Self {
         let now = Timestamp::now();
         let mut next = status.borrow().clone();
+        let before: HashMap<String, TableStatus> =
+            std::mem::take(&mut next.tables).into_iter().map(|table| (table.name.clone(), table)).collect();
         next.tables = tables.iter().zip(findings).map(|(table, finding)| table_status(table, finding)).collect();
+        next.tables.extend(aside.iter().map(|aside| {
+            let (name, state) = (aside.table.name.to_string(), aside.state.clone());
+            TableStatus { name, state, rows: 0, changed_at: None }
+        }));
+        next.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        for table in &mut next.tables {
+            if let Some(before) = before.get(&table.name) {
+                (table.rows, table.changed_at) = (before.rows, before.changed_at);
+            }
+        }
+        next.held = None;
         next.checkpoint = Some(checkpoint);
         next.source.set(true, now);
         next.target.set(true, now);
@@ -58,6 +72,7 @@ impl<'a> Report<'a> {
         &mut self,
         mut progress: watch::Receiver<Progress>,
         mut settled: watch::Receiver<Position>,
+        durable: watch::Receiver<Position>,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Infallible {
         let mut published = Instant::now() - SELDOM;
@@ -74,9 +89,15 @@ impl<'a> Report<'a> {
                 }
                 _ = tick.tick() => {}
             }
+            // What was read is asked first: what the target holds may then be newer than it, never older.
             let read = *progress.borrow_and_update();
             let done = *settled.borrow_and_update();
+            let held = *durable.borrow();
             self.measure(read, done);
+            self.next.held = Some(match read.handed.is_some_and(|handed| held >= handed) {
+                true => held.max(Position::at(read.received)),
+                false => held,
+            });
             let wait = if news || self.behind.is_some() { OFTEN } else { SELDOM };
             if published.elapsed() >= wait {
                 self.publish();
@@ -124,18 +145,6 @@ impl<'a> Report<'a> {
         let metrics = crate::metrics::get();
         metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
-        self.count_tables();
-    }
-
-    /// Tables that are set aside.
-    pub fn set_aside(&mut self, aside: &[Aside]) {
-        for Aside { table, cause } in aside {
-            let state = TableState::Streaming.after(TableEvent::Refused { cause: cause.clone() });
-            let state = state.unwrap_or(TableState::Pending);
-            self.next.tables.push(TableStatus { name: table.to_string(), state, rows: 0, changed_at: None });
-        }
-        self.next.tables.sort_by(|a, b| a.name.cmp(&b.name));
-        self.place = self.next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
         self.count_tables();
     }
 

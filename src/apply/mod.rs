@@ -14,6 +14,7 @@ mod reread;
 mod send;
 mod shape;
 mod stage;
+pub mod tables;
 
 use std::collections::HashSet;
 use std::pin::pin;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::problem::Problem;
 use super::units::{read_bytes, read_duration};
 use super::urls::{ProjectUrl, check_source};
-use crate::types::ApiKey;
+use crate::types::{ApiKey, Fault, TableName};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +25,9 @@ pub struct Settings {
     pub apply: Apply,
     pub copy: Copy,
     pub schema: Schema,
+    pub reconcile: Reconcile,
+    pub schedule: Schedule,
+    pub state: State,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -103,6 +106,16 @@ impl Supabase {
     }
 }
 
+impl Supabase {
+    /// What the certificate file holds, if one is set.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        std::fs::read(path).map(Some).map_err(|error| {
+            Fault::stop(format!("cannot read {}: {error}", path.display()), "correct [supabase] ca_file")
+        })
+    }
+}
+
 /// Which tables are replicated: those with a primary key in `schemas`, narrowed by `include`, less `exclude`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -127,12 +140,17 @@ impl Default for Tables {
 pub struct OneTable {
     /// Replicate only these columns; the key's must be among them. Empty means all.
     pub columns: Vec<String>,
+    /// When this table is compared and repaired, instead of `schedule.reconcile`. An empty list: never by itself.
+    pub reconcile: Option<Vec<String>>,
 }
 
 /// How changes are written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Apply {
+    /// How rows are written: through our functions (`rpc`), by plain requests to the tables (`tables`), or as it can be
+    /// done (`auto`): by `rpc` where our SQL is installed in Supabase.
+    pub way: Way,
     /// Whether the target's triggers and foreign keys act on replicated rows. The source honoured its own already, so
     /// `suppress` avoids doing the work twice; `fire` is for triggers that exist only in Supabase.
     pub triggers: Triggers,
@@ -157,6 +175,7 @@ pub struct Apply {
 impl Default for Apply {
     fn default() -> Self {
         Self {
+            way: Way::Auto,
             triggers: Triggers::Suppress,
             max_batch_bytes: 1_000_000,
             queue_bytes: 16 << 20,
@@ -165,6 +184,14 @@ impl Default for Apply {
             park_rows: 1000,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    Auto,
+    Rpc,
+    Tables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -221,6 +248,67 @@ pub enum Evolve {
     #[default]
     Park,
     Additive,
+}
+
+/// When both sides are compared and what differs is repaired.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// Cron expressions: minute, hour, day of month, month, day of week. More often finds damage sooner, and reads both
+    /// sides more often. An empty list: never by itself.
+    pub reconcile: Vec<String>,
+    /// The zone in which the expressions are meant.
+    pub timezone: String,
+    /// A run begins up to this much later than it is due, so that many services do not begin at once.
+    #[serde(deserialize_with = "read_duration")]
+    pub jitter: Duration,
+    /// Make up, once after the start, for a run that was due while the service was down.
+    pub catch_up: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            reconcile: vec!["0 * * * *".into(), "0 2 * * *".into()],
+            timezone: "UTC".into(),
+            jitter: Duration::from_secs(30),
+            catch_up: true,
+        }
+    }
+}
+
+/// The table in the source that says of each replicated table where it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Keep it. It costs two connections to the source.
+    pub enabled: bool,
+    /// Its name, as `schema.table`. One that is there already is adopted with its rows.
+    #[serde(deserialize_with = "table_name")]
+    pub table: TableName,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+    }
+}
+
+/// How both sides are compared.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reconcile {
+    /// Rows that are compared in a second at most; 0: as fast as it goes. More finishes sooner, fewer leaves the
+    /// processors of both sides to others.
+    pub max_rows_per_second: u64,
+    /// Keys of different rows that a report lists for each table. All are counted and repaired, listed or not.
+    pub listed: usize,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self { max_rows_per_second: 100_000, listed: 1000 }
+    }
 }
 
 /// What happens after a fault.
@@ -356,6 +444,14 @@ fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Err(D::Error::custom("a name has 1 to 63 bytes in Postgres"));
     }
     Ok(text)
+}
+
+fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.split_once('.') {
+        Some((schema, name)) if !schema.is_empty() && !name.is_empty() => Ok(TableName::new(schema, name)),
+        _ => Err(D::Error::custom(format!("`{text}` names no schema; write `public.{text}`"))),
+    }
 }
 
 fn filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

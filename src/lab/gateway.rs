@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ pub struct GatewayOptions {
 /// A running gateway. Dropped, it closes its port and every connection.
 pub struct Gateway {
     port: Port,
+    keys: Arc<RwLock<Keys>>,
     certificates: Option<Certificates>,
     faults: Faults,
     /// Dropped, it ends the thread.
@@ -55,11 +56,13 @@ impl Gateway {
         let faults = Faults::new();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
         let seen = faults.clone();
+        let keys = Arc::new(RwLock::new(keys));
+        let held = keys.clone();
         let serving = async move {
             let mut connector = HttpConnector::new();
             connector.set_nodelay(true);
             let client = Client::builder(TokioExecutor::new()).build(connector);
-            serve(address, tls, Arc::new(Desk { keys, authority, client, faults: seen })).await;
+            serve(address, tls, Arc::new(Desk { keys: held, authority, client, faults: seen })).await;
         };
         // A thread of its own: a request passes through several tasks, and each hop from one worker to another waits
         // until that one wakes. A real gateway does not add that, nor stands still while a test is busy.
@@ -75,7 +78,12 @@ impl Gateway {
             });
         });
         faults.up().await;
-        Ok(Self { port, certificates, faults, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { port, keys, certificates, faults, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// From now on this secret key is good, and the one before is not.
+    pub fn rotate(&self, secret: String) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).secret = secret;
     }
 
     /// What a client calls the project's URL.
@@ -111,7 +119,7 @@ type Body = UnsyncBoxBody<Bytes, LabError>;
 
 /// What every connection needs.
 struct Desk {
-    keys: Keys,
+    keys: Arc<RwLock<Keys>>,
     authority: Authority,
     client: Client<HttpConnector, Body>,
     faults: Faults,
@@ -178,7 +186,8 @@ impl Desk {
         let Some(path) = path.strip_prefix(PREFIX).filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
             return Ok(own(404, r#"{"message":"no Route matched with those values"}"#));
         };
-        let authorization = match self.keys.authorize(request.headers(), request.uri().query()) {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let authorization = match keys.authorize(request.headers(), request.uri().query()) {
             Ok(authorization) => authorization,
             Err(refusal) => return Ok(own(401, refusal.body())),
         };

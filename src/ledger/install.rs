@@ -24,7 +24,13 @@ const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
 const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
 const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
 const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
+const DOCTOR: &str = include_str!("../../sql/supabase/doctor.sql");
+const DIGEST: &str = include_str!("../../sql/supabase/digest.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
+
+/// What the catalogs of either side say, for `lockstep doctor`: one statement with one parameter, the request. The
+/// target has it as a function, the source is asked directly.
+pub const FACTS: &str = include_str!("../../sql/doctor/facts.sql");
 
 /// Installs or upgrades. Running it again changes nothing.
 pub async fn apply(client: &Client) -> Result<(), Fault> {
@@ -63,11 +69,16 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let steps: String = migrations.iter().map(step).collect();
     let refusal = REFUSE_NEWER.replace("{newest}", &newest.to_string());
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{GRANTS}{TAIL}")
+    let facts = format!(
+        "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
+    );
+    format!(
+        "{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}"
+    )
 }
 
 const HEAD: &str = "\
--- Installs Lockstep in Supabase: schema lockstep, and two functions in public that only service_role may call.
+-- Installs Lockstep in Supabase: schema lockstep, and three functions in public that only service_role may call.
 -- Run it as owner of the database (`postgres`): it may be pasted into the SQL editor as it stands, and run again.
 begin;
 set local client_min_messages = warning;

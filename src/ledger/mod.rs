@@ -2,5 +2,8 @@
 
 pub mod install;
 pub mod parked;
+pub mod progress;
+pub mod runs;
 pub mod source;
+pub mod sync_state;
 pub mod teardown;

@@ -90,8 +90,13 @@ pub async fn survey(client: &Client, selection: &Selection) -> Result<Survey, Fa
 }
 
 fn refused(table: &TableName, why: Why) -> Fault {
+    Fault::stop(format!("table {table} was asked for, but {why}"), fix(table, why))
+}
+
+/// How a table that was left out can take part.
+pub(crate) fn fix(table: &TableName, why: Why) -> String {
     let name = quote::table(table);
-    let fix = match why {
+    match why {
         Why::Ours | Why::ExtensionOwned => "take it off the list of tables".to_owned(),
         Why::Unlogged => format!("alter table {name} set logged;"),
         Why::NoPrimaryKey => format!(
@@ -101,8 +106,7 @@ fn refused(table: &TableName, why: Why) -> Fault {
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
         Why::DeferrableKey => format!("alter table {name} replica identity full;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
-    };
-    Fault::stop(format!("table {table} was asked for, but {why}"), fix)
+    }
 }
 
 /// Partitions travel through their root, so only roots and plain tables are read. Children by inheritance are tables

@@ -24,11 +24,17 @@ pub struct Windows {
     /// Names of each table's key columns, by oid. The stream and the reader may order columns differently, and with
     /// REPLICA IDENTITY FULL the stream calls every column a key.
     keys: HashMap<u32, Vec<String>>,
-    open: Option<Window>,
+    /// Oldest first. The copy has one open at a time, and so has each repair beside it.
+    open: VecDeque<Window>,
+    /// Ranges that were handed over and whose high watermark has not come by yet.
+    handed: HashMap<u64, Range>,
     recent: VecDeque<u32>,
-    /// The range that was merged last.
-    merged: Option<u64>,
+    /// The ranges that were merged last, one for each table.
+    merged: HashMap<u32, u64>,
 }
+
+/// Windows open at a time. One that is pushed out was given up by its reader, or is read again.
+const OPEN: usize = 16;
 
 struct Window {
     range: u64,
@@ -54,7 +60,14 @@ enum Touch {
 
 impl Windows {
     pub fn new(run: u64, keys: HashMap<u32, Vec<String>>) -> Self {
-        Self { run, keys, open: None, recent: VecDeque::with_capacity(RECENT), merged: None }
+        Self {
+            run,
+            keys,
+            open: VecDeque::new(),
+            handed: HashMap::new(),
+            recent: VecDeque::with_capacity(RECENT),
+            merged: HashMap::new(),
+        }
     }
 
     /// A transaction has passed.
@@ -74,15 +87,20 @@ impl Windows {
             return;
         }
         if let Some(high) = mark.high {
-            let window = self.open.take().filter(|window| window.range == high);
-            // Handed over before its mark was written, so it is here. An older one was given up by its reader.
+            let place = self.open.iter().position(|window| window.range == high);
+            let window = place.and_then(|place| self.open.remove(place));
+            // Handed over before its mark was written, so it is here, among those of other readers. What its reader
+            // has given up is let go.
             while let Ok(range) = ranges.try_recv() {
-                if range.id == high {
-                    let follows = range.builds_on.is_none() || range.builds_on == self.merged;
-                    if merge(window.filter(|_| follows), range, batch) {
-                        self.merged = Some(high);
-                    }
-                    break;
+                self.handed.insert(range.id, range);
+            }
+            self.handed.retain(|_, range| !range.reply.is_closed());
+            if let Some(range) = self.handed.remove(&high) {
+                let table = range.relation.oid;
+                let follows = range.builds_on.is_none() || range.builds_on == self.merged.get(&table).copied();
+                let moves = range.mark.is_some();
+                if merge(window.filter(|_| follows), range, batch) && moves {
+                    self.merged.insert(table, high);
                 }
             }
         }
@@ -90,32 +108,46 @@ impl Windows {
             let before = self.recent.iter().copied().collect();
             let key = self.keys.get(&table).cloned().unwrap_or_default();
             let touched = HashMap::new();
-            self.open =
-                Some(Window { range, table, key, before, touched, bytes: 0, truncated: false, lost_track: false });
+            if self.open.len() == OPEN {
+                self.open.pop_front();
+            }
+            self.open.push_back(Window {
+                range,
+                table,
+                key,
+                before,
+                touched,
+                bytes: 0,
+                truncated: false,
+                lost_track: false,
+            });
         }
     }
 
     /// A change goes by.
     pub fn note(&mut self, change: &Change) {
-        let Some(window) = self.open.as_mut().filter(|window| !window.lost_track) else { return };
-        match change {
-            Change::Insert { relation, new } if relation.oid == window.table => window.touch(relation, new),
-            Change::Update { relation, old, new } if relation.oid == window.table => {
-                if let Some(old) = old {
-                    window.whole(relation, old);
-                }
-                window.touch(relation, new);
-            }
-            Change::Delete { relation, old } if relation.oid == window.table => window.whole(relation, old),
-            Change::Truncate { relations, .. } if relations.iter().any(|r| r.oid == window.table) => {
-                window.truncated = true;
-            }
-            _ => {}
-        }
+        self.open.iter_mut().filter(|window| !window.lost_track).for_each(|window| window.note(change));
     }
 }
 
 impl Window {
+    fn note(&mut self, change: &Change) {
+        match change {
+            Change::Insert { relation, new } if relation.oid == self.table => self.touch(relation, new),
+            Change::Update { relation, old, new } if relation.oid == self.table => {
+                if let Some(old) = old {
+                    self.whole(relation, old);
+                }
+                self.touch(relation, new);
+            }
+            Change::Delete { relation, old } if relation.oid == self.table => self.whole(relation, old),
+            Change::Truncate { relations, .. } if relations.iter().any(|r| r.oid == self.table) => {
+                self.truncated = true;
+            }
+            _ => {}
+        }
+    }
+
     fn touch(&mut self, relation: &Arc<Relation>, row: &Tuple) {
         if !row.is_partial() {
             return self.whole(relation, row);
@@ -171,22 +203,41 @@ fn merge(window: Option<Window>, range: Range, batch: &mut Batch) -> bool {
         let _ = range.reply.send(Merged::ReadAgain);
         return false;
     };
-    if !window.truncated {
-        for row in range.rows {
-            let row = match window.touched.remove(&window.key_of(&range.relation, &row)) {
-                None => row,
-                Some(Touch::Whole) => continue,
-                Some(Touch::Partly(relation, patch)) => patched(&range.relation, &row, &relation, &patch),
-            };
-            let change = Change::Insert { relation: range.relation.clone(), new: row };
-            batch.bytes += change.size();
-            batch.changes.push(change);
+    let relation = &range.relation;
+    let (mut left_out, asked) = (Vec::new(), range.mark.is_none());
+    let mut push = |change: Change| {
+        batch.bytes += change.size();
+        batch.changes.push(change);
+    };
+    let gone = range.gone.len();
+    for (at, key) in range.gone.into_iter().enumerate() {
+        // A row that came meanwhile came by the stream, and a table that was emptied has none.
+        if window.truncated || window.touched.contains_key(&window.key_of(relation, &key)) {
+            left_out.push(at);
+        } else {
+            push(Change::Delete { relation: relation.clone(), old: key });
         }
     }
-    // Of two ranges of one table in a batch, the later one's progress says it all.
-    batch.copied.retain(|mark| mark.table != range.mark.table);
-    batch.copied.push(range.mark);
-    let _ = range.reply.send(Merged::Yes); // a reader that is gone starts again from the stored mark
+    for (at, row) in range.rows.into_iter().enumerate() {
+        let touch = window.touched.remove(&window.key_of(relation, &row));
+        let row = match touch {
+            None if !window.truncated => row,
+            Some(Touch::Partly(by, patch)) if !window.truncated => patched(relation, &row, &by, &patch),
+            _ => {
+                if asked {
+                    left_out.push(gone + at);
+                }
+                continue;
+            }
+        };
+        push(Change::Insert { relation: relation.clone(), new: row });
+    }
+    if let Some(mark) = range.mark {
+        // Of two ranges of one table in a batch, the later one's progress says it all.
+        batch.copied.retain(|before| before.table != mark.table);
+        batch.copied.push(mark);
+    }
+    let _ = range.reply.send(Merged::Yes { left_out }); // a reader that is gone starts again from the stored mark
     true
 }
 

@@ -205,15 +205,14 @@ impl World {
                 let rows = rows.iter().map(|&(key, row)| tuple(key, row, true)).collect();
                 let table = TableName::new("public", "t");
                 let mark = CopyMark { table, oid: TABLE, cursor: Vec::new(), done: last, rows: 0 };
-                let range_read =
-                    Range { id: range, builds_on: None, relation: relation(), rows, snapshot, mark, reply };
+                let range_read = range_of(range, None, rows, snapshot, Some(mark), reply);
                 self.ranges.0.try_send(range_read).unwrap();
                 self.reader = Reader::Handed(range, cursor, last, merged);
             }
             Reader::Handed(range, cursor, last, mut merged) => {
                 self.pass(Watermark { run: 1, high: Some(range), low: None });
                 match merged.try_recv().unwrap() {
-                    Merged::Yes => (self.cursor, self.done) = (cursor, last),
+                    Merged::Yes { .. } => (self.cursor, self.done) = (cursor, last),
                     Merged::ReadAgain => self.read_again += 1,
                 }
                 self.check();
@@ -268,6 +267,17 @@ impl World {
         let target: Rows = self.target.clone().into_iter().filter(|(key, _)| copied(key)).collect();
         assert_eq!(target, truth, "target and source differ up to {:?}", self.cursor);
     }
+}
+
+fn range_of(
+    id: u64,
+    builds_on: Option<u64>,
+    rows: Vec<Tuple>,
+    snapshot: Snapshot,
+    mark: Option<CopyMark>,
+    reply: oneshot::Sender<Merged>,
+) -> Range {
+    Range { id, builds_on, relation: relation(), gone: Vec::new(), rows, snapshot, mark, reply }
 }
 
 fn put(target: &mut Rows, row: &Tuple) {
@@ -352,7 +362,7 @@ fn a_range_whose_predecessor_must_be_read_again_must_be_so_too() {
             CopyMark { table: TableName::new("public", "t"), oid: TABLE, cursor: Vec::new(), done: false, rows: 0 };
         // Only the first one was read too early.
         let snapshot = if id == 1 { "100:100:" } else { "300:300:" }.parse().unwrap();
-        (Range { id, builds_on, relation: relation(), rows: Vec::new(), snapshot, mark, reply }, merged)
+        (range_of(id, builds_on, Vec::new(), snapshot, Some(mark), reply), merged)
     };
     let (first, mut first_merged) = range(1, None);
     let (second, mut second_merged) = range(2, Some(1));

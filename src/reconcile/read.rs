@@ -6,14 +6,13 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 
-use super::SharedRelation;
 use crate::pg::{self, Client, quote};
 use crate::types::{Cell, Fault, Relation, RelationColumn, Snapshot, Table, Tuple, TupleBuilder};
 
 pub struct Reader<'a> {
     client: &'a Client,
     table: &'a Table,
-    pub relation: SharedRelation,
+    pub relation: Arc<Relation>,
     /// `only` for an ordinary table: rows of children that inherit from it are theirs.
     only: &'static str,
     /// How many rows the next range has at most: follows the size of the rows seen.
@@ -151,7 +150,7 @@ impl<'a> Reader<'a> {
 }
 
 /// What the stream would call the table.
-fn relation(table: &Table) -> Relation {
+pub fn relation(table: &Table) -> Relation {
     let column = |name: &String| RelationColumn {
         name: name.clone(),
         key: table.key.contains(name),

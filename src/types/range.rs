@@ -28,19 +28,23 @@ pub struct Range {
     pub builds_on: Option<u64>,
     /// The table as the range was read: its columns, and which make the key.
     pub relation: Arc<Relation>,
+    /// Keys that the read looked for and did not find: rows that only the target has. They go first, so that unique
+    /// values can move to other rows.
+    pub gone: Vec<Tuple>,
     pub rows: Vec<Tuple>,
     /// What the read saw.
     pub snapshot: Snapshot,
-    /// How far the copy is once these rows are in the target.
-    pub mark: CopyMark,
+    /// How far the copy is once these rows are in the target; a repair of single rows moves no copy.
+    pub mark: Option<CopyMark>,
     pub reply: oneshot::Sender<Merged>,
 }
 
 /// What became of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// Its rows are on their way.
-    Yes,
+    /// Its rows are on their way, but for those that the stream has brought meanwhile: their places in `gone` and,
+    /// counted on, in `rows`. Not told for a copy, where nobody asks.
+    Yes { left_out: Vec<usize> },
     /// It must be read again: what happened meanwhile was too much to remember, or a commit that the stream had brought
     /// already was not visible yet when it was read.
     ReadAgain,

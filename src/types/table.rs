@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableName {
     pub schema: String,
     pub name: String,
@@ -11,6 +13,12 @@ pub struct TableName {
 impl TableName {
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
+    }
+
+    /// Reads `schema.name`; a bare name means schema `public`.
+    pub fn parse(text: &str) -> Self {
+        let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+        Self::new(schema, name)
     }
 }
 

@@ -1,140 +1,153 @@
-//! The largest things that are promised, each once and with its numbers printed: `make test-large`. What came out is
-//! written down in docs/limits.md.
+//! What is too large for one request: transactions that are staged, requests that travel in pieces, rows of many MB.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
+use lockstep::lab::{Mishap, PairOptions};
 
-use super::rig::{Rig, peak_rss, public};
+use super::bad_input::supabase;
+use super::rig::{Rig, peak_rss, public, until};
 
-/// Everything here takes minutes.
-const PATIENCE: Duration = Duration::from_secs(900);
+const TABLES: &str =
+    "create table item (id int primary key, n int, body text); create table other (id int primary key)";
 
-async fn rig(sql: &str) -> Rig {
-    let supabase = SupabaseOptions { owner: Owner::SetReplicationRole, ..SupabaseOptions::default() };
-    Rig::with(PairOptions { supabase, ..PairOptions::default() }, sql).await
-}
-
-fn peak(rig: &Rig) -> u64 {
-    rig.pid().map_or(0, peak_rss) >> 20
-}
-
-/// Seconds until all is there.
-async fn takes(rig: &mut Rig, sql: &str) -> f64 {
-    rig.pair.source.execute(sql).await.unwrap();
-    let begun = Instant::now();
-    rig.settled_within(PATIENCE).await;
-    begun.elapsed().as_secs_f64()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make test-large"]
-async fn one_transaction_of_three_million_rows_arrives_in_bounded_memory() {
-    let mut rig = rig("create table big (id bigint primary key, n int not null, body text)").await;
+async fn streaming(settings: &str) -> Rig {
+    let mut rig = Rig::with(PairOptions { supabase: supabase(), ..PairOptions::default() }, TABLES).await;
+    std::fs::write(rig.dir.path().join("lockstep.toml"), settings).unwrap();
     rig.start();
     rig.settled().await;
-    let insert = |from: u64, rows: u64| {
-        format!(
-            "insert into big select i, 0, 'row ' || i || repeat(' more', 8) from generate_series({from}, {from} + {rows} - 1) i"
-        )
-    };
-    for (rows, from) in [(300_000, 10_000_000), (3_000_000, 1)] {
-        let seconds = takes(&mut rig, &insert(from, rows)).await;
-        let (staged, split) = (
-            rig.metric("lockstep_staged_transactions_total").await,
-            rig.metric("lockstep_split_transactions_total").await,
+    rig
+}
+
+async fn source(rig: &Rig, sql: &str) {
+    rig.pair.source.execute(sql).await.unwrap();
+}
+
+async fn count(rig: &Rig) -> u64 {
+    rig.pair.supabase.cluster.value("select count(*) from item").await.unwrap().parse().unwrap()
+}
+
+/// Every number of rows that somebody saw in the target until `last` were there.
+async fn seen(rig: &Rig, last: u64) -> Vec<u64> {
+    let client = rig.pair.supabase.cluster.connect().await.unwrap();
+    let mut seen = Vec::new();
+    until("all rows are there", async || {
+        let rows = client.query_one("select count(*) from item", &[]).await.unwrap().get::<_, i64>(0) as u64;
+        if seen.last() != Some(&rows) {
+            seen.push(rows);
+        }
+        rows == last
+    })
+    .await;
+    seen
+}
+
+const MANY: &str = "insert into item select i, i, 'about a hundred bytes of text in every row, so that it is 30 MB ' || i \
+                    from generate_series(1, 300000) i";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_300000_rows_is_seen_whole_or_not_at_all() {
+    let mut rig = streaming("").await;
+    source(&rig, MANY).await;
+    assert_eq!(seen(&rig, 300_000).await, [0, 300_000]);
+    source(&rig, "begin; update item set n = -n; insert into other values (1); commit; insert into other values (2)")
+        .await;
+    let client = rig.pair.supabase.cluster.connect().await.unwrap();
+    until("the second one is there", async || {
+        let row = client.query_one(
+            "select count(*) filter (where n < 0), (select count(*) from other where id = 1) from item",
+            &[],
         );
-        println!("{rows} rows: {seconds:.1} s, peak {} MiB; {staged} staged, {split} split", peak(&rig));
-        rig.assert_equal(&public(&["big"])).await;
-    }
-    let seconds =
-        takes(&mut rig, "update big set n = n + 1 where id <= 1000000; delete from big where id > 2000000").await;
-    println!("1,000,000 updates and 1,300,000 deletes: {seconds:.1} s, peak {} MiB", peak(&rig));
-    rig.assert_equal(&public(&["big"])).await;
-    assert!(peak(&rig) < 400, "{} MiB", peak(&rig));
-    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+        let row = row.await.unwrap();
+        let (negative, other): (i64, i64) = (row.get(0), row.get(1));
+        assert!([(0, 0), (300_000, 1)].contains(&(negative, other)), "{negative} {other}");
+        other == 1
+    })
+    .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item", "other"])).await;
+    assert_eq!(rig.metric("lockstep_staged_transactions_total").await, 2.0);
+    assert_eq!(rig.metric("lockstep_split_transactions_total").await, 0.0);
+    let staged = rig.pair.supabase.cluster.value("select count(*) from lockstep.stage").await.unwrap();
+    assert_eq!(staged, "0");
+    let peak = peak_rss(rig.pid().unwrap());
+    assert!(peak < 200 << 20, "{peak} bytes for parts of 4 MB");
+    assert_eq!(rig.terminate().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make test-large"]
-async fn one_row_of_a_hundred_megabytes_arrives_and_its_neighbours_with_it() {
-    let schema = "create table fat (id int primary key, n int, body text, raw bytea);
-        alter table fat alter body set storage external, alter raw set storage external";
-    let mut rig = rig(schema).await;
-    rig.pair.source.execute("insert into fat values (1, 1, repeat('copied \"🦀\\', 1000000), null)").await.unwrap();
-    rig.start();
-    rig.settled_within(PATIENCE).await;
-    rig.assert_equal(&public(&["fat"])).await;
-    for (what, sql) in [
-        ("50 MB of text", "insert into fat values (2, 1, repeat('0123456789', 5000000), null)"),
-        ("100 MB of text", "insert into fat values (3, 1, repeat('0123456789', 10000000), null), (4, 4, 'after', 'x')"),
-        ("50 MB of bytes", "insert into fat values (5, 1, null, convert_to(repeat('0123456789', 5000000), 'UTF8'))"),
-        ("its neighbour", "update fat set n = n + 1"),
-        ("another key", "update fat set id = 30 where id = 3"),
-        ("no more of it", "delete from fat where id > 2"),
-    ] {
-        let seconds = takes(&mut rig, sql).await;
-        println!("{what}: {seconds:.1} s, peak {} MiB", peak(&rig));
-        let differences = rig.pair.differences(&public(&["fat"])).await.unwrap();
-        assert!(differences.is_empty(), "{what}: {}\n{}", differences.join("\n"), rig.tail());
+async fn a_staged_transaction_survives_faults_and_kills_at_any_moment() {
+    let mut rig = streaming("[apply]\nmax_batch_bytes = \"64 KiB\"\n").await;
+    let rows = "insert into item select i, i, repeat('x', 100) from generate_series(1, 20000) i";
+    for mishap in [Mishap::AnswerLost, Mishap::Status(503), Mishap::RequestLost] {
+        rig.pair.supabase.faults().random(mishap, 0.1, 7);
     }
-    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+    for _ in 0..5 {
+        source(&rig, rows).await;
+        let staged = || async { rig.pair.supabase.cluster.value("select count(*) from lockstep.stage").await.unwrap() };
+        until("it is being staged", async || staged().await.parse::<u32>().unwrap() > 3).await;
+        rig.kill9().await;
+        assert_eq!(count(&rig).await, 0);
+        rig.start();
+        assert_eq!(seen(&rig, 20_000).await, [0, 20_000]);
+        source(&rig, "truncate item").await;
+        until("it is empty", async || count(&rig).await == 0).await;
+    }
+    rig.pair.supabase.faults().clear();
+    rig.settled().await;
+    assert_eq!(rig.terminate().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make test-large"]
-async fn ten_thousand_tables_are_copied_and_streamed() {
-    const TABLES: usize = 10_000;
-    let mut rig = rig("select 1").await;
-    let begun = Instant::now();
-    for from in (0..TABLES).step_by(500) {
-        let sql: String =
-            (from..from + 500).map(|n| format!("create table t{n} (id int primary key, v text);")).collect();
-        rig.pair.execute(&sql).await.unwrap();
-    }
-    println!("made in {:.1} s", begun.elapsed().as_secs_f64());
-    let fill: String = (0..TABLES).step_by(10).map(|n| format!("insert into t{n} values (1, 'copied');")).collect();
-    rig.pair.source.execute(&fill).await.unwrap();
-    let begun = Instant::now();
-    rig.start();
-    rig.settled_within(PATIENCE).await;
-    println!("copied in {:.1} s, peak {} MiB", begun.elapsed().as_secs_f64(), peak(&rig));
-    let change: String = (0..TABLES).step_by(7).map(|n| format!("insert into t{n} values (2, 'streamed');")).collect();
-    let seconds = takes(&mut rig, &change).await;
-    println!("a change to {} tables: {seconds:.1} s", TABLES.div_ceil(7));
-    let seconds = takes(&mut rig, "insert into t5 values (3, 'alone')").await;
-    println!("a change to one table: {seconds:.2} s, peak {} MiB", peak(&rig));
-    rig.kill9().await;
-    let begun = Instant::now();
-    rig.start();
-    let seconds = takes(&mut rig, "insert into t6 values (3, 'after')").await;
-    println!("started again in {:.1} s ({seconds:.1} s for a change)", begun.elapsed().as_secs_f64());
-    let names: Vec<String> = (0..TABLES).step_by(35).chain([5, 6]).map(|n| format!("t{n}")).collect();
-    rig.assert_equal(&public(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
-    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+async fn beyond_whole_bytes_or_with_a_refused_row_it_arrives_in_parts_and_is_counted() {
+    let mut rig = streaming("[apply]\nmax_batch_bytes = \"64 KiB\"\nwhole_bytes = \"1 MiB\"\n").await;
+    source(&rig, "insert into item select i, i, repeat('x', 100) from generate_series(1, 40000) i").await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.metric("lockstep_split_transactions_total").await, 1.0);
+    assert_eq!(rig.metric("lockstep_rows_total{kind=\"insert\",table=\"public.item\"}").await, 40_000.0);
+    rig.pair.supabase.execute("alter table item add constraint small check (n < 100000)").await.unwrap();
+    source(
+        &rig,
+        "insert into item select i, case i when 44321 then 100000 else i end, 'y' from generate_series(40001, 45000) i",
+    )
+    .await;
+    rig.settled().await;
+    assert_eq!(count(&rig).await, 44_999);
+    let parked = "select string_agg(key::text, ' ') from lockstep.parked";
+    assert_eq!(rig.pair.supabase.cluster.value(parked).await.unwrap(), r#"["44321"]"#);
+    assert_eq!(rig.metric("lockstep_split_transactions_total").await, 2.0);
+    assert_eq!(rig.terminate().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make test-large"]
-async fn a_table_of_sixteen_hundred_columns_is_copied_and_streamed() {
-    let columns: String = (1..1600).map(|n| format!(", c{n} int")).collect();
-    let mut rig = rig(&format!("create table wide (id int primary key{columns})")).await;
-    let values = |shift: usize| (1..1600).map(|n| format!(", {}", n + shift)).collect::<String>();
-    let fill = format!("insert into wide select i{} from generate_series(1, 200) i", values(0));
-    rig.pair.source.execute(&fill).await.unwrap();
-    let begun = Instant::now();
-    rig.start();
-    rig.settled_within(PATIENCE).await;
-    println!("200 rows copied in {:.1} s, peak {} MiB", begun.elapsed().as_secs_f64(), peak(&rig));
-    for (what, sql) in [
-        ("1,000 rows", format!("insert into wide select i{} from generate_series(1001, 2000) i", values(7))),
-        ("an update", "update wide set c1 = -1, c1599 = null where id % 3 = 0".into()),
-        ("another key", "update wide set id = -id where id % 5 = 0".into()),
-        ("a delete", "delete from wide where id % 7 = 1".into()),
-    ] {
-        let seconds = takes(&mut rig, &sql).await;
-        println!("{what}: {seconds:.1} s, peak {} MiB", peak(&rig));
-        rig.assert_equal(&public(&["wide"])).await;
-    }
-    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+async fn what_is_too_large_for_the_way_is_made_smaller_and_stays_so() {
+    let mut rig = streaming("").await;
+    rig.pair.supabase.faults().largest(100_000);
+    source(&rig, "insert into item select i, i, repeat('x', 1000) from generate_series(1, 3000) i").await;
+    assert_eq!(seen(&rig, 3000).await, [0, 3000]);
+    let refused = rig.metric("lockstep_retries_total{class=\"too_large\"}").await;
+    assert!((1.0..10.0).contains(&refused), "{refused}");
+    let limit = rig.metric("lockstep_request_limit_bytes").await;
+    assert!((50_000.0..=100_000.0).contains(&limit), "{limit}");
+    source(&rig, "insert into item select i, i, repeat('x', 1000) from generate_series(3001, 6000) i").await;
+    source(&rig, "insert into item values (0, 0, repeat('one row of many requests ', 40000))").await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.metric("lockstep_retries_total{class=\"too_large\"}").await, refused, "{}", rig.tail());
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_100_mb_arrives() {
+    let mut rig = streaming("").await;
+    source(&rig, "insert into item values (1, 1, repeat('0123456789', 10 * 1024 * 1024))").await;
+    rig.settled().await;
+    let md5 = "select md5(body) from item where id = 1";
+    let there = rig.pair.supabase.cluster.value(md5).await.unwrap();
+    assert_eq!(there, rig.pair.source.value(md5).await.unwrap());
+    assert!(rig.pid().is_some(), "it lives");
+    let peak = peak_rss(rig.pid().unwrap());
+    println!("peak {} MB", peak >> 20);
+    assert!(peak < 1 << 30, "{peak}");
+    tokio::time::timeout(Duration::from_secs(60), rig.terminate()).await.unwrap();
 }

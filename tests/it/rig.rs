@@ -20,6 +20,8 @@ pub struct Rig {
     /// Put before the source in the service's address: a proxy's port.
     pub source_url: String,
     pub env: Vec<(String, String)>,
+    /// A command that runs the binary: `env`, `unshare`, ..
+    pub through: Vec<String>,
 }
 
 impl Rig {
@@ -28,24 +30,34 @@ impl Rig {
         Self::with(PairOptions::default(), sql).await
     }
 
-    pub async fn with(mut options: PairOptions, sql: &str) -> Self {
+    pub async fn with(options: PairOptions, sql: &str) -> Self {
+        let rig = Self::bare(options, sql).await;
+        let owner = rig.pair.supabase.connect_owner().await.unwrap();
+        install::apply(&owner).await.unwrap();
+        rig.pair.supabase.reload_schema().await.unwrap();
+        rig
+    }
+
+    /// Both sides with the same schema, and nothing of ours in the target.
+    pub async fn bare(mut options: PairOptions, sql: &str) -> Self {
         options.source.bin = options.source.bin.or_else(|| programs("LOCKSTEP_TEST_SOURCE_BIN"));
         options.supabase.cluster.bin = options.supabase.cluster.bin.or_else(|| programs("LOCKSTEP_TEST_TARGET_BIN"));
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let owner = pair.supabase.connect_owner().await.unwrap();
-        install::apply(&owner).await.unwrap();
-        pair.supabase.reload_schema().await.unwrap();
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
-        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env: Vec::new() }
+        // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
+        let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
+        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env, through: Vec::new() }
     }
 
     /// The binary with its three settings, in a folder without any file.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        let mut words = self.through.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_lockstep")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(args)
             .current_dir(self.dir.path())
             .env_clear()
