@@ -130,7 +130,7 @@ async fn rows_of_tables_that_inherit_stay_in_their_own_table() {
 /// What is stated in docs/guarantees.md is what happens: such rows are not brought or taken away, every later change
 /// to a row arrives whole, and the tables' next comparison repairs the rest.
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_partition_that_is_attached_arrive_with_their_next_change() {
+async fn rows_of_a_partition_that_is_attached_arrive_with_their_next_change_and_sync_repairs_the_rest() {
     let schema = "create table event (id int, day int, v text, primary key (id, day)) partition by range (day);
         create table event_1 partition of event for values from (0) to (10);
         create table event_2 partition of event for values from (10) to (20)";
@@ -174,6 +174,10 @@ async fn rows_of_a_partition_that_is_attached_arrive_with_their_next_change() {
         "{}",
         differences.join("\n")
     );
+    let (code, out, err) = rig.verb(&["sync"]).await;
+    assert_eq!(code, Some(0), "{out}\n{err}\n{}", rig.tail());
+    rig.settled().await;
+    rig.assert_equal(&tables).await;
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
 
