@@ -158,7 +158,6 @@ async fn stream(
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
     let (durable, confirmable) = watch::channel(checkpoint);
-    let confirmed = confirmable.clone();
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -206,7 +205,7 @@ async fn stream(
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = preflight::reconciling(settings, url, client);
-    let inlet = reconcile::Inlet::new(run, ranges, confirmed);
+    let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     let stop = shutdown.clone();
     parts.spawn(async move {
         match reconcile::copy(&copying, copies, &inlet).await {

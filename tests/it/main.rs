@@ -11,6 +11,7 @@ mod first_steps;
 mod in_process;
 mod life;
 mod reconcile;
+mod reconcile_recovery;
 mod rig;
 mod shapes;
 mod values;
