@@ -238,7 +238,7 @@ async fn stream(
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
     let (durable, confirmable) = watch::channel(checkpoint);
-    let (confirmed, held) = (confirmable.clone(), confirmable.clone());
+    let held = confirmable.clone();
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -307,7 +307,7 @@ async fn stream(
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = preflight::reconciling(settings, url, client);
-    let inlet = reconcile::Inlet::new(run, ranges, confirmed);
+    let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
     beside.spawn(compare(control.work.clone(), copying.clone(), tables.clone(), inlet.clone()));

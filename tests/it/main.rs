@@ -21,6 +21,7 @@ mod life;
 mod park;
 mod random_schemas;
 mod reconcile;
+mod reconcile_recovery;
 mod recovery;
 mod replay;
 mod rig;
