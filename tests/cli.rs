@@ -55,7 +55,10 @@ fn what_is_missing_or_wrong_is_one_line_and_exit_2_before_anything_is_touched() 
     let said = refusal(&["run"], &[], &[("lockstep.toml", "[source]\nslto = \"x\"\n")]);
     assert_eq!(said, "error: source.slto in lockstep.toml: there is no such setting; did you mean `slot`?\n");
     for (toml, word) in [
-        ("[schedule]\nreconcile = [\"0 25 * * *\"]\n", "schedule.reconcile in lockstep.toml: `0 25 * * *` is not a cron expression: hour `25`"),
+        (
+            "[schedule]\nreconcile = [\"0 25 * * *\"]\n",
+            "schedule.reconcile in lockstep.toml: `0 25 * * *` is not a cron expression: hour `25`",
+        ),
         ("[schedule]\nreconcile = [\"hourly\"]\n", "it has 1 fields"),
         ("[schedule]\ntimezone = \"Berlin\"\n", "schedule.timezone in lockstep.toml: `Berlin` is not a time zone"),
         (

@@ -152,6 +152,8 @@ impl<'a> Pen<'a> {
         if !due.is_empty() {
             self.state.write(&self.client, &due).await?;
             let now = Instant::now();
+            // A row that is new had nothing before; a later connection must not take our own count for that.
+            due.iter().for_each(|row| _ = self.records.entry(row.name.clone()).or_insert(0));
             self.written.extend(due.into_iter().map(|row| (row.name.clone(), (row, now))));
         }
         Ok(())
