@@ -30,6 +30,8 @@ pub struct Metrics {
     pub rows: IntCounterVec,
     pub transactions: IntCounter,
     pub split_transactions: IntCounter,
+    pub staged_transactions: IntCounter,
+    pub request_limit_bytes: IntGauge,
     pub batches: IntCounter,
     pub bytes: IntCounter,
     pub apply_seconds: Histogram,
@@ -44,6 +46,10 @@ pub struct Metrics {
     pub tables: IntGaugeVec,
     pub copied_rows: IntGaugeVec,
     pub copy_estimated_rows: IntGaugeVec,
+    pub parked_rows: IntGaugeVec,
+    pub parked_oldest_seconds: IntGauge,
+    /// Parked rows that somebody threw away by hand.
+    pub rows_discarded: IntCounter,
     /// The stream had to begin anew, by reason: see `app::recovery`.
     pub recoveries: IntCounterVec,
     /// 1 while a run compares.
@@ -78,6 +84,16 @@ impl Metrics {
             retained_wal_bytes: gauge(r, "retained_wal_bytes", "Bytes of WAL that the source keeps for our slot"),
             rows: counters(r, "rows_total", "Row changes written to the target", &["table", "kind"]),
             transactions: counter(r, "transactions_total", "Transactions written to the target"),
+            staged_transactions: counter(
+                r,
+                "staged_transactions_total",
+                "Transactions too large for one request, applied as one all the same",
+            ),
+            request_limit_bytes: gauge(
+                r,
+                "request_limit_bytes",
+                "Largest request since something before the target refused a larger one; 0 while nothing did",
+            ),
             split_transactions: counter(
                 r,
                 "split_transactions_total",
@@ -100,6 +116,9 @@ impl Metrics {
                 "Rows of the first copy that the planner expects",
                 &["table"],
             ),
+            parked_rows: gauges(r, "parked_rows", "Rows the target refused, set aside", &["table"]),
+            parked_oldest_seconds: gauge(r, "parked_oldest_seconds", "Since when the oldest parked row is parked"),
+            rows_discarded: counter(r, "rows_discarded_total", "Parked rows discarded by hand"),
             recoveries: counters(
                 r,
                 "recoveries_total",

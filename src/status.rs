@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Position, Progress};
+use crate::types::{ParkedRows, Position, Progress};
 
 /// A status this old says nothing any more: whoever publishes it does so every few seconds, or is stuck.
 const STALE: Duration = Duration::from_secs(15);
@@ -23,6 +23,9 @@ pub struct Status {
     pub state: State,
     pub source: End,
     pub target: End,
+    /// How rows are written: `rpc` or `tables`. Not known before both sides were looked at.
+    #[serde(default)]
+    pub way: Option<String>,
     /// The target holds everything up to here.
     #[serde(with = "position")]
     pub checkpoint: Option<Position>,
@@ -37,6 +40,9 @@ pub struct Status {
     pub rows_per_second: f64,
     pub last_error: Option<LastError>,
     pub tables: Vec<TableStatus>,
+    /// Rows that the target refused, by table.
+    #[serde(default)]
+    pub parked: Vec<ParkedRows>,
 }
 
 /// What the route is doing.
@@ -251,6 +257,7 @@ impl Status {
             state: State::Starting,
             source: end(source.into()),
             target: end(target.into()),
+            way: None,
             checkpoint: None,
             received: None,
             held: None,
@@ -258,6 +265,7 @@ impl Status {
             rows_per_second: 0.0,
             last_error: None,
             tables: Vec::new(),
+            parked: Vec::new(),
         }
     }
 
@@ -289,6 +297,14 @@ impl Status {
             return Verdict::Broken(match parked.len() {
                 1 => format!("{first} is parked"),
                 more => format!("{first} and {} more are parked", more - 1),
+            });
+        }
+        if let [first, ..] = &self.parked[..] {
+            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
+            return Verdict::Broken(match (rows, self.parked.len()) {
+                (1, _) => format!("1 row of {} is parked", first.name()),
+                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
+                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
             });
         }
         let waiting = |state: &TableState| matches!(state, TableState::Pending | TableState::Copying { .. });

@@ -15,13 +15,14 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["clock"]),
     (2, &["metrics", "status"]),
     (3, &["pg", "rest", "scheduler", "http"]),
-    (4, &["schema", "setup", "lab"]), // tools that are made of tools
+    (4, &["schema", "setup", "lab", "remedy"]), // tools that are made of tools
     (5, &["ledger"]),
     (6, &["capture", "pipeline", "apply"]),
     (7, &["workflows", "reconcile", "jobs"]),
     (8, &["config"]), // beside the way: only app and cli know it
     (9, &["app"]),
-    (10, &["cli"]),
+    (10, &["doctor"]), // says what app would say
+    (11, &["cli"]),
 ];
 
 /// Parts that may name less than their floor allows.
@@ -241,6 +242,17 @@ fn the_page_on_settings_lists_every_setting_with_its_variable() {
     let known: BTreeMap<String, String> =
         SETTINGS.iter().map(|setting| (setting.key.to_owned(), setting.env.unwrap_or("").to_owned())).collect();
     assert_eq!(listed, known, "docs/config.md on the left, src/config/names.rs on the right");
+}
+
+#[test]
+fn the_page_on_the_doctor_says_of_every_code_what_it_means_and_what_mends_it() {
+    let page = read("docs/doctor.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = rows.clone().filter_map(|row| row.split('`').next()).collect();
+    let codes: Vec<&str> = lockstep::doctor::CHECKS.iter().map(|check| check.code).collect();
+    assert_eq!(listed, codes, "docs/doctor.md on the left, src/doctor/checks on the right");
+    let told = |row: &str| row.split(" | ").filter(|cell| !cell.trim_matches(['|', ' ']).is_empty()).count() == 3;
+    none(rows.filter(|row| !told(row)).map(String::from).collect());
 }
 
 /// The pages that people read.

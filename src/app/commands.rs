@@ -93,8 +93,7 @@ impl Commands {
         }
         let client = preflight::client(&self.settings).map_err(unavailable)?;
         let again = [table.clone()];
-        let greeting =
-            Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None, again: &again };
+        let greeting = Greeting { again: &again, ..Greeting::new(ROUTE) };
         preflight::hello(&client, &greeting).await.map_err(unavailable)?;
         self.look_again();
         Ok(json!({"table": table.to_string(), "state": "pending"}))

@@ -4,12 +4,14 @@
 mod alone;
 mod commands;
 mod crew;
-mod judge;
-mod preflight;
-mod recovery;
+mod evolve;
+pub(crate) mod judge;
+pub(crate) mod preflight;
+pub(crate) mod recovery;
 mod report;
 mod route;
 mod tables;
+mod way;
 
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::apply::Limits;
 use crate::config::Settings;
 use crate::http;
 use crate::pg;
@@ -25,8 +28,11 @@ use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use alone::{compare, runs};
 use crew::Crew;
+pub use preflight::client as target;
 pub use route::ROUTE;
+pub(crate) use route::same_source;
 use route::{Control, Ended};
+use tables::Refused;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
@@ -68,18 +74,23 @@ async fn supervise(
     let look_again = settings.retry.look_again;
     let mut was_up = false;
     let mut waits = waits();
+    // A table that was refused while it streamed: the next start sets it aside.
+    let mut refused = Vec::new();
+    let limits = Limits::new(settings.apply.max_batch_bytes);
     loop {
         let mut up = false;
-        let fault = match route::run(settings, status, &mut up, control, shutdown.clone()).await {
+        let fault = match route::run(settings, status, &mut up, control, &refused, &limits, shutdown.clone()).await {
             Ok(Ended::Shutdown) => return Ok(()),
             Ok(Ended::LookAgain) => {
                 was_up = true;
+                refused.clear(); // the target knows
                 continue;
             }
             Err(fault) => fault,
         };
         if up {
             was_up = true;
+            refused.clear(); // the target knows
             waits = self::waits(); // it worked: the next trouble is a new one
         }
         let wait = match &fault {
@@ -96,8 +107,10 @@ async fn supervise(
                 wait
             }
             Fault::Park { table, cause } => {
-                error!(%table, %cause, look_again_in = ?look_again, "stopped: a table was refused");
-                look_again
+                let wait = waits.next().unwrap_or(look_again);
+                warn!(%table, %cause, "a table was refused; the route starts again without it");
+                refused.push(Refused { table: table.clone(), cause: cause.clone() });
+                wait
             }
         };
         publish(status, &fault);
@@ -123,7 +136,7 @@ fn publish(status: &watch::Sender<Status>, fault: &Fault) {
         }
         Fault::Park { table, cause } => {
             let cause = format!("{table}: {cause}");
-            (State::Stopped { cause: cause.clone(), fix: String::new() }, cause, None)
+            (State::Waiting { cause: cause.clone() }, cause, None)
         }
     };
     status.send_modify(|status| {

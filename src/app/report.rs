@@ -12,7 +12,7 @@ use super::tables::Aside;
 use crate::apply::Event;
 use crate::capture::Progress;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
-use crate::types::{CopyMark, Position, Table};
+use crate::types::{CopyMark, ParkedRows, Position, Table};
 
 /// The status is published at most this often while much happens, and at least this often while nothing does.
 const OFTEN: Duration = Duration::from_millis(250);
@@ -122,6 +122,7 @@ impl<'a> Report<'a> {
                 self.latency = Some((now - committed_at).max(0) as f64 / 1e6);
             }
             Event::Copied(mark) => self.copied(&mark),
+            Event::Parked { tables, discarded } => self.parked(tables, discarded),
             Event::Trouble(cause) => self.troubled(cause),
         }
     }
@@ -145,6 +146,23 @@ impl<'a> Report<'a> {
         metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
         self.count_tables();
+    }
+
+    /// What is parked now.
+    pub fn parked(&mut self, tables: Vec<ParkedRows>, discarded: Option<u64>) {
+        let metrics = crate::metrics::get();
+        let now = Timestamp::now().as_second();
+        metrics.parked_rows.reset();
+        for table in &tables {
+            metrics.parked_rows.with_label_values(&[table.name().as_str()]).set(table.rows as i64);
+        }
+        let oldest = tables.iter().map(|table| table.oldest).min();
+        metrics.parked_oldest_seconds.set(oldest.map_or(0, |oldest| (now - oldest).max(0)));
+        if let Some(discarded) = discarded {
+            // The target counts, since a row may be discarded while no service runs.
+            metrics.rows_discarded.inc_by(discarded.saturating_sub(metrics.rows_discarded.get()));
+        }
+        self.next.parked = tables;
     }
 
     fn troubled(&mut self, cause: Option<String>) {

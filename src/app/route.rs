@@ -12,12 +12,14 @@ use tracing::{info, warn};
 
 use super::judge::Finding;
 use super::preflight::{self, Greeting, Hello};
-use super::recovery;
 use super::report::Report;
-use super::tables::{self, Aside};
-use crate::apply::{Apply, Reached, Shapes};
+use super::tables::{self, Aside, Refused};
+use super::way::{self, Desk, Way};
+use super::{evolve, recovery};
+use crate::apply::tables::{self as plain, Joints, Tables};
+use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::{self, slot};
-use crate::config::{Settings, Triggers};
+use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
 use crate::ledger::runs;
 use crate::pg::{self, Client};
@@ -38,6 +40,7 @@ struct Ready {
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
+    way: Way,
 }
 
 /// How a life of the route ended well.
@@ -62,29 +65,33 @@ pub async fn run(
     status: &watch::Sender<Status>,
     up: &mut bool,
     control: &Control,
+    refused: &[Refused],
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Ended, Fault> {
     let mut stopping = shutdown.clone();
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings) => ready?,
+        ready = look(settings, refused) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
-    stream(settings, status, ready, control, asked, shutdown.clone()).await?;
+    stream(settings, status, ready, control, limits, asked, shutdown.clone()).await?;
     Ok(if *shutdown.borrow() { Ended::Shutdown } else { Ended::LookAgain })
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None, again: &[] };
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let greeting = Greeting::new(ROUTE);
+    let way = way::choose(settings, &target).await?;
+    let desk = Desk { way, settings, source: &source, target: &target };
+    let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -93,15 +100,15 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    if evolve::evolve(&desk, &tables, &hello.tables).await? {
+        return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
+    }
     let checkpoint = hello.checkpoint();
     let paused = runs::paused(&source).await?;
     let begun = checkpoint != Position::default();
-    let sorted = tables::sort_out(&tables, hello.tables.clone(), &paused, settings.copy.existing, begun)?;
-    let hello = missed(&source, &target, settings, &tables, &sorted.aside, &greeting, hello).await?;
-    for aside in &sorted.aside {
-        info!(table = %aside.table.name, state = aside.state.word(), "a table is set aside");
-    }
-    if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
+    let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
+    let hello = missed(&desk, &tables, &sorted.aside, &greeting, hello).await?;
+    if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
              act there too, and rows are written in the source's order"
@@ -125,25 +132,23 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
         info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
     }
     let fit = preflight::names(&sorted.active);
-    let first =
-        Greeting { source: here.clone(), begin: &fit, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
-    let known = preflight::hello(&target, &first).await?;
+    let restart = broken.map(|_| slot.confirmed);
+    let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
+    let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        Some(_) => desk.hello(&Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
     let hello = hello.of(&tables, &sorted.active);
-    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello })
+    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way })
 }
 
 /// Tables that are set aside miss changes, and so do those that were taken out of the publication: they do not count as
 /// copied any more, which is on record before anything is skipped or published again.
 async fn missed(
-    source: &Client,
-    target: &rest::Client,
-    settings: &Settings,
+    desk: &Desk<'_>,
     tables: &[Table],
     aside: &[Aside],
     greeting: &Greeting<'_>,
@@ -151,22 +156,22 @@ async fn missed(
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
-    let unpublished = tables::unpublished(source, settings, &copied).await?;
+    let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
     let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
     if again.is_empty() {
         return Ok(hello);
     }
-    let hello = preflight::hello(target, &Greeting { tables, again: &again, ..greeting.clone() }).await?;
+    let hello = desk.hello(&Greeting { tables, again: &again, ..greeting.clone() }).await?;
     let still = tables.iter().zip(&hello.tables).any(|(table, finding)| finding.copied && again.contains(&table.name));
     match still {
-        true => Err(Fault::stop("our SQL in Supabase is older than this program", preflight::INSTALL)),
+        true => Err(Fault::stop("our SQL in Supabase is older than this program", crate::remedy::INSTALL)),
         false => Ok(hello),
     }
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
-fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+pub(crate) fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
     let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
     // While nothing is written it may still become another one.
     if fresh || (known["system"] == here["system"] && known["slot"] == here["slot"]) {
@@ -190,7 +195,7 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
-/// A transaction of up to so many full batches is still written whole, as one request; a larger one is split. It
+/// A transaction of up to so many full batches is still one request; a larger one travels in parts of that size. It
 /// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
 const WHOLE: usize = 4;
 
@@ -208,15 +213,16 @@ async fn stream(
     status: &watch::Sender<Status>,
     ready: Ready,
     control: &Control,
+    limits: &Limits,
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, hello } = ready;
+    let Ready { source, target, tables, aside, read_at, hello, way } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
-    let copies = copies(&tables, &hello);
+    let copies = copies(&tables, &hello, way);
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
@@ -232,7 +238,9 @@ async fn stream(
     let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
+    status.send_modify(|status| status.way = Some(way.word().into()));
     let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint);
+    report.parked(hello.parked.clone(), None);
 
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
@@ -245,7 +253,7 @@ async fn stream(
     parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await });
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-    let gathering = pipeline::Settings { run, keys, batch_bytes: settings.apply.max_batch_bytes };
+    let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     parts.spawn(async move {
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
@@ -253,19 +261,38 @@ async fn stream(
     });
 
     let (client, looking) = (target.clone(), target.clone());
-    let apply = Apply {
-        settings: crate::apply::Settings {
-            route: ROUTE.into(),
-            suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
-        },
-        client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
-        copying,
-        reached: Reached::new(checkpoint, settled, durable),
-        events,
-        rereads,
-    };
-    parts.spawn(apply.run(pulls));
+    let shapes = Shapes::new(preflight::shapes(&tables, settings), read_at);
+    match way {
+        Way::Rpc => {
+            let apply = Apply {
+                settings: crate::apply::Settings {
+                    route: ROUTE.into(),
+                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    whole_bytes: settings.apply.whole_bytes,
+                    limits: limits.clone(),
+                    park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
+                },
+                client: target,
+                shapes,
+                copying,
+                reached: Reached::new(checkpoint, settled, durable),
+                events,
+                rereads,
+                parked: Parked::new(hello.parked.clone()),
+                staged: None,
+            };
+            parts.spawn(apply.run(pulls));
+        }
+        Way::Tables => {
+            let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+            let facts = plain::facts(&source, &oids).await?;
+            let begun = checkpoint > Position::default();
+            let request_bytes = settings.apply.max_batch_bytes;
+            let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
+            let joints = Joints { client: target, shapes, copying, settled, durable, events, rereads };
+            parts.spawn(Tables::new(how, facts, joints).run(pulls));
+        }
+    }
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
@@ -284,11 +311,12 @@ async fn stream(
     });
 
     let watching = watch_slot(&source, &settings.source.slot);
+    let desk = Desk { way, settings, source: &source, target: &looking };
     let turning = async {
         tokio::select! {
             _ = ending.wait_for(|&stop| stop) => {}
             Ok(()) = asked.changed() => info!("somebody asked to look at the tables again"),
-            why = tables::until_changed(&source, &looking, settings, &tables, &aside) => {
+            why = tables::until_changed(&desk, &tables, &aside) => {
                 info!(%why, "looking at both sides again");
             }
         }
@@ -360,7 +388,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 }
 
 /// Tables whose first copy is not finished, and how far it is.
-fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
+fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
     let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
@@ -371,7 +399,8 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
-        in_doubt: finding.is_in_doubt(),
+        // Plain PostgREST has no digests: everything is written again, and rows that only the target has stay.
+        in_doubt: finding.is_in_doubt() && way == Way::Rpc,
     };
     unfinished.map(copy).collect()
 }

@@ -2,8 +2,10 @@
 
 mod address;
 mod demo;
+mod doctor;
 mod log;
 mod output;
+mod parked;
 mod run;
 mod schema;
 mod service;
@@ -40,6 +42,10 @@ enum Verb {
     Run,
     /// Ask the running service whether both sides are in step
     Status(status::Args),
+    /// Show what Supabase refused, try it again, or give it up
+    Parked(parked::Args),
+    /// Look at both sides before anything is changed, and say what to mend
+    Doctor(doctor::Args),
     /// Compare both sides (exit 0: equal, 1: different, 2: it could not be told)
     Verify(verify::VerifyArgs),
     /// Compare both sides, and repair what differs
@@ -134,6 +140,8 @@ fn go(cli: Cli) -> Result<(), Failure> {
             wait(run::run(settings))
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
+        Verb::Parked(args) => wait(parked::run(args, &settings()?)),
+        Verb::Doctor(args) => wait(doctor::run(args, cli.config.as_deref())),
         Verb::Verify(args) => wait(verify::verify(args, &settings()?)),
         Verb::Sync(args) => wait(verify::sync(args, &settings()?)),
         Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
@@ -146,7 +154,11 @@ fn go(cli: Cli) -> Result<(), Failure> {
 
 /// Runs a verb to its end on a runtime of its own.
 fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = if std::env::var("X1").is_ok() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    };
     let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
     let end = runtime.block_on(verb);
     // What still hangs after the verb's own deadline is not waited for.

@@ -2,6 +2,7 @@
 //! and sends commands down a bounded channel; it imports no part that works, so nothing that happens here can slow or
 //! break replication.
 
+mod accept;
 mod api;
 mod events;
 mod guard;
@@ -59,12 +60,8 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
 pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
     let router = router(window, local, shutdown.clone());
-    let ended = async move {
-        let mut shutdown = shutdown;
-        shutdown.wait_for(|stop| *stop).await.ok();
-    };
-    let served = axum::serve(listener, router).with_graceful_shutdown(ended).await;
-    served.map_err(|error| Fault::retry(format!("the page on {local} ended: {error}")))
+    accept::serve(listener, router, accept::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// What every request may see.
@@ -102,10 +99,13 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
-        .layer(DefaultBodyLimit::max(64 << 10)) // the names of a thousand tables
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
 }
+
+/// Of a request that has one: a command and its names.
+const BODY_BYTES: usize = 64 << 10;
 
 /// The page may load what this server serves and nothing else, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockstep::lab::{Mishap, Owner, PairOptions, Seeded, TcpProxy};
 use tokio::task::JoinSet;
 
-use super::rig::{Rig, public};
+use super::rig::{Rig, public, seed};
 
 /// `version` comes from one sequence and is drawn under the row's lock: of one row it only rises.
 const TABLES: &str = "
@@ -38,11 +38,6 @@ fn rows_before() -> String {
            from generate_series(1, 15000) i;
          insert into scratch select i, nextval('version'), 's' from generate_series(1, 200) i"
     )
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("LOCKSTEP_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 % 1_000_000)
 }
 
 fn crashes() -> usize {
