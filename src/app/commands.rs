@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
+use super::way::{Desk, Way};
 use crate::config::Settings;
 use crate::jobs::{Ask, history};
 use crate::ledger::{parked, runs};
@@ -96,10 +97,16 @@ impl Commands {
         if state == TableState::Paused {
             return Err(Refusal::Conflict(format!("{table} is paused; resume it, and it is compared and repaired")));
         }
-        let client = preflight::client(&self.settings).map_err(unavailable)?;
+        let way = match self.status.borrow().way.as_deref() {
+            Some("tables") => Way::Tables,
+            _ => Way::Rpc,
+        };
+        let url = preflight::source_url(&self.settings).map_err(unavailable)?;
+        let source = pg::connect(&url, "lockstep commands").await.map_err(unavailable)?;
+        let target = preflight::client(&self.settings).map_err(unavailable)?;
+        let desk = Desk { way, settings: &self.settings, source: &source, target: &target };
         let again = [table.clone()];
-        let greeting = Greeting { again: &again, ..Greeting::new(ROUTE) };
-        preflight::hello(&client, &greeting).await.map_err(unavailable)?;
+        desk.hello(&Greeting { again: &again, ..Greeting::new(ROUTE) }).await.map_err(unavailable)?;
         self.look_again();
         Ok(json!({"table": table.to_string(), "state": "pending"}))
     }
