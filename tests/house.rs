@@ -294,3 +294,34 @@ fn every_link_of_a_page_leads_to_a_file() {
     }
     none(wrong);
 }
+
+/// Rows of the page's tables: a promise, and the tests named in its last cell.
+fn promises(page: &str) -> Vec<(String, Vec<String>)> {
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise "));
+    rows.map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        let tests = cells.last().unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        (cells[0].trim().to_owned(), tests)
+    })
+    .collect()
+}
+
+#[test]
+fn every_guarantee_names_tests_and_they_exist() {
+    let code: String = files("src", ".rs")
+        .into_iter()
+        .chain(files("tests", ".rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut wrong = Vec::new();
+    let promises = promises(&read("docs/guarantees.md"));
+    assert!(promises.len() > 15, "only {} promises were found", promises.len());
+    for (promise, tests) in promises {
+        if tests.is_empty() {
+            wrong.push(format!("no test holds `{promise}`"));
+        }
+        let gone = tests.iter().filter(|test| !code.contains(&format!("fn {test}(")));
+        wrong.extend(gone.map(|test| format!("`{promise}` is held by {test}, which is not there")));
+    }
+    none(wrong);
+}

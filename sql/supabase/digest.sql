@@ -111,7 +111,9 @@ begin
     -- Found by the key's own operators, which is what the index knows; taken only where the text is the same too.
     execute format('select coalesce(jsonb_agg(jsonb_build_array(w.n, %s, t.xmin::text)), ''[]'')
         from jsonb_array_elements($1) with ordinality w(k, n) join %s on %s where %s = w.k', hash, source,
-      (select string_agg(format('t.%I %s (w.k->>%s)::%s', k, lockstep.equals(a.atttypid), n - 1, types[n]), ' and ' order by n)
+      (select string_agg(format('t.%I %s (w.k->>%s)::%s%s', k, lockstep.equals(a.atttypid), n - 1, types[n],
+           case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end),
+         ' and ' order by n)
        from unnest(key) with ordinality x(k, n) join pg_attribute a on a.attrelid = relation and a.attname = k),
       lockstep.key_of(key))
     into result using request->'keys';

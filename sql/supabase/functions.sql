@@ -214,6 +214,7 @@ declare
   vals text[];     -- the values, cast where they travel as text
   key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
   equal text[];    -- the operators that compare them
+  sorted text[];   -- the collations to do it by, where the column has one of its own: a hash join asks for it
   generated text[]; -- identity columns that only an insert may set
   fixed text;      -- that those outside the key are as they came
   keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
@@ -233,6 +234,7 @@ begin
            -- Asked only where it may be another one: the question costs more than all the rest here.
            case when part->'key' ? w.name and t.typnamespace <> 'pg_catalog'::regnamespace then lockstep.equals(t.oid)
                 else 'operator(pg_catalog.=)' end as eq,
+           case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end as coll,
            format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
            (part->'lengths'->>(w.i - 1)::int)::int as length
     from wanted w
@@ -247,9 +249,9 @@ begin
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
-         array_agg(eq order by i),
+         array_agg(eq order by i), array_agg(coll order by i),
          array_agg(name) filter (where always)
-  into names, arrays, aliases, vals, equal, generated
+  into names, arrays, aliases, vals, equal, sorted, generated
   from placed;
 
   if coalesce(cardinality(names), 0) <> jsonb_array_length(part->'lengths') then
@@ -268,7 +270,7 @@ begin
   end if;
 
   -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
-  select string_agg(format('t.%s %s %s', key[k], equal[i], vals[i]), ' and ' order by k)
+  select string_agg(format('t.%s %s %s%s', key[k], equal[i], vals[i], sorted[i]), ' and ' order by k)
   into matches
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);

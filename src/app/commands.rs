@@ -7,9 +7,10 @@ use tracing::info;
 
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
+use super::way::{Desk, Way};
 use crate::config::Settings;
 use crate::jobs::{Ask, history};
-use crate::ledger::runs;
+use crate::ledger::{parked, runs};
 use crate::pg;
 use crate::status::{Status, TableState, TableStatus};
 use crate::types::{Command, Fault, Job, Order, Refusal, TableName};
@@ -26,7 +27,7 @@ impl Commands {
         while let Some(Order { command, reply }) = orders.recv().await {
             let answer = self.answer(&command).await;
             match &answer {
-                Ok(_) if matches!(command, Command::Runs { .. }) => {}
+                Ok(_) if command.only_looks() => {}
                 Ok(_) => info!(?command, "a command was carried out"),
                 Err(refusal) => info!(?command, cause = %refusal, "a command was refused"),
             }
@@ -40,6 +41,11 @@ impl Commands {
             Command::Pause { table } => self.pause(table).await,
             Command::Resume { table } => self.resume(table).await,
             Command::Resync { table } => self.resync(table).await,
+            Command::Parked(wish) => {
+                let client = preflight::client(&self.settings).map_err(unavailable)?;
+                let answer = parked::wish(&client, ROUTE, wish).await;
+                answer.map_err(|failure| unavailable(crate::apply::request_fault(&failure, 0)))
+            }
             Command::Runs { limit } => {
                 let url = preflight::source_url(&self.settings).map_err(unavailable)?;
                 let runs = history::list(&url, *limit).await.map_err(unavailable)?;
@@ -91,10 +97,16 @@ impl Commands {
         if state == TableState::Paused {
             return Err(Refusal::Conflict(format!("{table} is paused; resume it, and it is compared and repaired")));
         }
-        let client = preflight::client(&self.settings).map_err(unavailable)?;
+        let way = match self.status.borrow().way.as_deref() {
+            Some("tables") => Way::Tables,
+            _ => Way::Rpc,
+        };
+        let url = preflight::source_url(&self.settings).map_err(unavailable)?;
+        let source = pg::connect(&url, "lockstep commands").await.map_err(unavailable)?;
+        let target = preflight::client(&self.settings).map_err(unavailable)?;
+        let desk = Desk { way, settings: &self.settings, source: &source, target: &target };
         let again = [table.clone()];
-        let greeting = Greeting { again: &again, ..Greeting::new(ROUTE) };
-        preflight::hello(&client, &greeting).await.map_err(unavailable)?;
+        desk.hello(&Greeting { again: &again, ..Greeting::new(ROUTE) }).await.map_err(unavailable)?;
         self.look_again();
         Ok(json!({"table": table.to_string(), "state": "pending"}))
     }

@@ -10,6 +10,7 @@ use super::SourceUrl;
 use super::judge::{Finding, few};
 use super::tables::Aside;
 use crate::apply::Shape;
+use crate::capture::slot::restricted;
 use crate::config::{self, Existing, ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection, Survey};
 use crate::pg::{self, Client};
@@ -75,7 +76,7 @@ pub fn client(settings: &Settings) -> Result<rest::Client, Fault> {
     })
 }
 
-/// The tables to replicate, with the columns that the settings choose.
+/// The tables to replicate, with the columns that the settings and the publication choose.
 pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, Fault> {
     let survey = survey(source, settings).await?;
     readable(source, &survey.tables).await?;
@@ -86,6 +87,11 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
     for (name, one) in &settings.table {
         let table = tables.iter_mut().find(|table| table.name.to_string() == *name);
         one.choose(table.ok_or_else(|| config::not_chosen(name))?)?;
+    }
+    for restricted in restricted::read(source, &settings.source.publication).await? {
+        if let Some(table) = tables.iter_mut().find(|table| table.name == restricted.table) {
+            restricted.choose(table)?;
+        }
     }
     if tables.is_empty() {
         none_chosen(settings)?;

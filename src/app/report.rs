@@ -93,6 +93,10 @@ impl<'a> Report<'a> {
             let read = *progress.borrow_and_update();
             let done = *settled.borrow_and_update();
             let held = *durable.borrow();
+            // Apply tells what it set aside before it tells that it is done with it: so it is heard before, too.
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
             self.measure(read, done);
             self.next.held = Some(match read.handed.is_some_and(|handed| held >= handed) {
                 true => held.max(Position::at(read.received)),

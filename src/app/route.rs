@@ -18,6 +18,7 @@ use super::way::{self, Desk, Way};
 use super::{evolve, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
+use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
@@ -100,6 +101,15 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
+    let restricted = restricted::read(&source, &settings.source.publication).await?;
+    let filtered: Vec<_> = restricted.into_iter().filter(|one| one.filter.is_some()).collect();
+    let filtered = filtered.into_iter().filter(|one| tables.iter().any(|table| table.name == one.table));
+    if let Some(one) = filtered.clone().next() {
+        // From here on they may have missed changes, which is on record before anybody is told.
+        let again: Vec<TableName> = filtered.map(|one| one.table).collect();
+        desk.hello(&Greeting { tables: &tables, again: &again, ..greeting.clone() }).await?;
+        return Err(one.refusal(&settings.source.publication).unwrap_or_else(|| Fault::retry("a row filter")));
+    }
     if evolve::evolve(&desk, &tables, &hello.tables).await? {
         return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
     }
@@ -228,7 +238,7 @@ async fn stream(
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
     let (durable, confirmable) = watch::channel(checkpoint);
-    let (confirmed, held) = (confirmable.clone(), confirmable.clone());
+    let held = confirmable.clone();
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -297,7 +307,7 @@ async fn stream(
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = preflight::reconciling(settings, url, client);
-    let inlet = reconcile::Inlet::new(run, ranges, confirmed);
+    let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
     beside.spawn(compare(control.work.clone(), copying.clone(), tables.clone(), inlet.clone()));

@@ -13,7 +13,7 @@ use super::judge::{self, Finding, judge};
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
 use super::way::Desk;
-use crate::capture::slot::{self, publication};
+use crate::capture::slot::{self, publication, restricted};
 use crate::config::{OnRefusal, Settings};
 use crate::pg::Client;
 use crate::status::TableState;
@@ -171,6 +171,10 @@ async fn altered(
             }
             Some(_) => {}
         }
+    }
+    let restricted = restricted::read(source, &settings.source.publication).await?;
+    if let Some(table) = all.iter().find(|table| restricted.iter().any(|one| one.differs(table))) {
+        return Ok(Some(format!("the publication shows less of {} now", table.name)));
     }
     let published = names(all, aside);
     let missing = unpublished(source, settings, &published).await?;

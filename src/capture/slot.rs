@@ -13,6 +13,7 @@ use super::Settings;
 
 pub mod publication;
 mod refusal;
+pub mod restricted;
 pub(crate) mod server;
 
 pub(crate) use refusal::{NO_FREE_SLOT, lost_slot};

@@ -3,15 +3,14 @@
 use std::io::IsTerminal;
 
 use clap::Subcommand;
-use serde_json::json;
 
 use super::Failure;
 use super::output::{Paint, align, thousands};
 use crate::app::{self, ROUTE};
 use crate::apply::request_fault;
 use crate::config::Settings;
-use crate::ledger::parked::{self, Action, Choice, Entry, Listing};
-use crate::types::{Fault, TableName};
+use crate::ledger::parked::{self, Entry, Listing};
+use crate::types::{Fault, ParkedAction, ParkedChoice, ParkedWish, TableName};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -56,43 +55,34 @@ enum Verb {
 }
 
 pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> {
+    let (action, choice) = match args.verb {
+        Verb::List { table, limit } => (ParkedAction::List { limit }, ParkedChoice::of(table.as_deref(), Vec::new())),
+        Verb::Retry { table, key } => (ParkedAction::Retry, ParkedChoice::of(table.as_deref(), key)),
+        Verb::Discard { table, key, .. } => (ParkedAction::Discard, ParkedChoice::of(table.as_deref(), key)),
+    };
+    let wish = ParkedWish { action, choice };
+    // Asked of Supabase itself, so that it works while no service runs.
     let client = app::target(settings)?;
-    let fault = |failure| request_fault(&failure, 0);
-    match args.verb {
-        Verb::List { table, limit } => {
-            let choice = Choice { table: table.as_deref().map(named), key: Vec::new() };
-            let listing = parked::list(&client, ROUTE, &choice, limit).await.map_err(fault)?;
-            if args.json {
-                println!("{}", serde_json::to_string(&listing).unwrap_or_default());
-            } else {
-                print!("{}", show(&listing, Paint::new(std::io::stdout().is_terminal())));
-            }
-        }
-        Verb::Retry { table, key } => {
-            let choice = Choice { table: table.as_deref().map(named), key };
-            let rows = parked::act(&client, ROUTE, Action::Retry, &choice).await.map_err(fault)?;
-            said(args.json, rows, "will be read again and tried", &choice)?;
-        }
-        Verb::Discard { table, key, .. } => {
-            let choice = Choice { table: table.as_deref().map(named), key };
-            let rows = parked::act(&client, ROUTE, Action::Discard, &choice).await.map_err(fault)?;
-            said(args.json, rows, "discarded", &choice)?;
-        }
-    }
-    Ok(())
-}
-
-/// `table` means the one in `public`.
-fn named(text: &str) -> TableName {
-    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
-    TableName::new(schema, name)
-}
-
-fn said(json: bool, rows: u64, what: &str, choice: &Choice) -> Result<(), Failure> {
-    if json {
-        println!("{}", json!({ "rows": rows }));
+    let answer = parked::wish(&client, ROUTE, &wish).await.map_err(|failure| request_fault(&failure, 0))?;
+    if args.json {
+        println!("{answer}");
         return Ok(());
     }
+    let rows = answer["rows"].as_u64().unwrap_or(0);
+    match action {
+        ParkedAction::List { .. } => {
+            let listing: Listing = serde_json::from_value(answer).map_err(|error| {
+                Fault::retry(format!("lockstep_parked in Supabase answers what is not ours: {error}"))
+            })?;
+            print!("{}", show(&listing, Paint::new(std::io::stdout().is_terminal())));
+            Ok(())
+        }
+        ParkedAction::Retry => said(rows, "will be read again and tried", &wish.choice),
+        ParkedAction::Discard => said(rows, "discarded", &wish.choice),
+    }
+}
+
+fn said(rows: u64, what: &str, choice: &ParkedChoice) -> Result<(), Failure> {
     if rows == 0 {
         let of = choice.table.as_ref().map_or_else(String::new, |table| format!(" of {table}"));
         return Err(Fault::stop(format!("no such row{of} is parked"), "`lockstep parked list` shows what is").into());

@@ -76,7 +76,7 @@ pub(super) async fn runs(State(shared): State<Arc<Shared>>, Query(Limit { limit 
     order(&shared, Command::Runs { limit: limit.unwrap_or(100).min(1000) }).await
 }
 
-async fn order(shared: &Shared, command: Command) -> Response {
+pub(super) async fn order(shared: &Shared, command: Command) -> Response {
     let (reply, answer) = oneshot::channel();
     let sent = shared.window.orders.try_send(Order { command, reply });
     if sent.is_err() {
@@ -99,7 +99,7 @@ async fn order(shared: &Shared, command: Command) -> Response {
     }
 }
 
-fn say(status: StatusCode, error: &str) -> Response {
+pub(super) fn say(status: StatusCode, error: &str) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
 }
 

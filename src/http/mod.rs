@@ -6,6 +6,7 @@ mod accept;
 mod api;
 mod events;
 mod guard;
+mod parked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -99,6 +100,8 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
+        .route("/api/parked", get(parked::list))
+        .route("/api/parked/{action}", post(parked::act))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)

@@ -152,6 +152,8 @@ impl<'a> Pen<'a> {
         if !due.is_empty() {
             self.state.write(&self.client, &due).await?;
             let now = Instant::now();
+            // A row that is new had nothing before; a later connection must not take our own count for that.
+            due.iter().for_each(|row| _ = self.records.entry(row.name.clone()).or_insert(0));
             self.written.extend(due.into_iter().map(|row| (row.name.clone(), (row, now))));
         }
         Ok(())
@@ -176,7 +178,12 @@ impl<'a> Pen<'a> {
             let synced_at = self.horizon.reached.filter(|&at| since.is_some_and(|since| at >= since));
             let route = &status.state;
             let facts = Facts { route, synced_at, now, within, at_work, different: &jobs.different };
-            let Standing { status, error, synced_at } = standing(&table.name, &table.state, &facts);
+            let refused = status.parked.iter().find(|parked| parked.name() == table.name).map(|parked| parked.rows);
+            let state = match refused {
+                Some(rows) => &TableState::Parked { cause: format!("{rows} rows are parked: see `lockstep parked`") },
+                None => &table.state,
+            };
+            let Standing { status, error, synced_at } = standing(&table.name, state, &facts);
             let name = self.state.name_of(&TableName::parse(&table.name));
             let before = self.records.get(&name).copied().unwrap_or(0);
             Row { records: before.saturating_add_unsigned(table.rows), name, status, error, synced_at }

@@ -5,23 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::rest::{Body, Client, Failure};
-use crate::types::{ParkedRows, TableName};
-
-/// Which of them: all, those of one table, or one row of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    pub table: Option<TableName>,
-    /// The values of the key's columns, as text.
-    pub key: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read again from the source and tried at once, not when it is due by itself.
-    Retry,
-    /// Given up: what the source holds is not written. Counted.
-    Discard,
-}
+use crate::types::{ParkedAction, ParkedChoice, ParkedRows, ParkedWish};
 
 /// What is parked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,27 +46,21 @@ pub struct ParkedTable {
     pub reason: String,
 }
 
-pub async fn list(client: &Client, route: &str, choice: &Choice, limit: u32) -> Result<Listing, Failure> {
-    let mut request = asked(route, "list", choice);
-    request["limit"] = limit.into();
+/// Lists them, or does what is wished: the answer then says how many rows it was about.
+pub async fn wish(client: &Client, route: &str, wish: &ParkedWish) -> Result<Value, Failure> {
+    let request = match wish.action {
+        ParkedAction::List { limit } => {
+            let mut request = asked(route, "list", &wish.choice);
+            request["limit"] = limit.into();
+            request
+        }
+        ParkedAction::Retry => asked(route, "retry", &wish.choice),
+        ParkedAction::Discard => asked(route, "discard", &wish.choice),
+    };
     client.rpc("lockstep_parked", Body::Json(json!({ "request": request }))).await
 }
 
-/// How many rows it was about.
-pub async fn act(client: &Client, route: &str, action: Action, choice: &Choice) -> Result<u64, Failure> {
-    #[derive(Deserialize)]
-    struct Done {
-        rows: u64,
-    }
-    let word = match action {
-        Action::Retry => "retry",
-        Action::Discard => "discard",
-    };
-    let request = json!({ "request": asked(route, word, choice) });
-    client.rpc::<Done>("lockstep_parked", Body::Json(request)).await.map(|done| done.rows)
-}
-
-fn asked(route: &str, action: &str, choice: &Choice) -> Value {
+fn asked(route: &str, action: &str, choice: &ParkedChoice) -> Value {
     let mut request = json!({"route": route, "action": action});
     if let Some(table) = &choice.table {
         request["table"] = json!([table.schema, table.name]);

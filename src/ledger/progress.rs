@@ -135,8 +135,9 @@ pub async fn begin(
     Ok(())
 }
 
-const AGAIN: &str = "update lockstep.route_copy c set done = false, cursor = null, rows = 0 where route = $1 and exists (\
-     select from unnest($2::text[], $3::text[]) t (s, n) where t.s = c.schema_name and t.n = c.table_name)";
+const AGAIN: &str = "update lockstep.route_copy c set done = false, cursor = null, rows = 0 \
+     where route = $1 and exists (select from unnest($2::text[], $3::text[]) t (s, n) \
+     where t.s = c.schema_name and t.n = c.table_name)";
 
 /// Notes that these tables miss changes from now on.
 pub async fn again(client: &Client, route: &str, tables: &[TableName]) -> Result<(), Fault> {

@@ -20,12 +20,13 @@ pub struct Inlet {
 const EMIT: &str = "select pg_logical_emit_message(true, 'lockstep', $1)::text";
 
 impl Inlet {
-    /// `run` is the number that the pipeline knows its own watermarks by; `reached` tells the target's checkpoint.
+    /// `run` is the number that the pipeline knows its own watermarks by; `reached` tells how far everything is in the
+    /// target; its checkpoint may follow a moment later.
     pub fn new(run: u64, ranges: mpsc::Sender<Range>, reached: watch::Receiver<Position>) -> Self {
         Self { run, next: Arc::new(AtomicU64::new(1)), ranges, reached }
     }
 
-    /// Tells the target's checkpoint.
+    /// Tells how far the target is.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.reached.clone()
     }

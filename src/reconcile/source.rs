@@ -25,6 +25,8 @@ pub struct Source<'a> {
     key: String,
     texts: Vec<String>,
     types: Vec<&'a str>,
+    /// ` collate …` for each, where it has one of its own.
+    collations: Vec<String>,
     pub blocks: u64,
 }
 
@@ -39,7 +41,10 @@ pub struct Fetched {
 
 const LOOK: &str = "select c.relkind::text, coalesce((select max(pg_relation_size(p.relid)) \
      from pg_partition_tree(c.oid) p where p.isleaf), pg_relation_size(c.oid)) / current_setting('block_size')::int, \
-     getdatabaseencoding() = 'UTF8' from pg_class c where c.oid = $1";
+     getdatabaseencoding() = 'UTF8', \
+     array(select case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end \
+           from unnest($2::text[]) with ordinality k (name, n) \
+           join pg_attribute a on a.attrelid = c.oid and a.attname = k.name order by n) from pg_class c where c.oid = $1";
 
 const SUMS: &str = "count(*), coalesce(sum(('x' || left(m, 15))::bit(60)::int8), 0)::text, \
                     coalesce(sum(('x' || substr(m, 17, 15))::bit(60)::int8), 0)::text";
@@ -49,7 +54,7 @@ pub const MONEY: &str = "set lc_monetary = 'C'";
 
 impl<'a> Source<'a> {
     pub async fn new(client: &'a Client, table: &'a Table) -> Result<Self, Fault> {
-        let row = client.query_opt(LOOK, &[&table.oid]).await.map_err(|e| pg::client::fault(&e))?;
+        let row = client.query_opt(LOOK, &[&table.oid, &table.key]).await.map_err(|e| pg::client::fault(&e))?;
         let row = row.ok_or_else(|| Fault::retry(format!("{} is gone from the source", table.name)))?;
         let (kind, blocks, utf8): (String, i64, bool) = (row.get(0), row.get(1), row.get(2));
         let only = if kind == "r" { "only " } else { "" };
@@ -68,6 +73,7 @@ impl<'a> Source<'a> {
             texts: key.iter().map(|name| format!("concat({name})")).collect(),
             key: key.join(", "),
             types: table.key.iter().map(|name| type_of(name).as_ref()).collect(),
+            collations: row.get(3),
             blocks: blocks.max(0) as u64,
             table,
         })
@@ -242,9 +248,9 @@ impl<'a> Source<'a> {
             .table
             .key
             .iter()
-            .zip(&self.types)
+            .zip(self.types.iter().zip(&self.collations))
             .enumerate()
-            .map(|(k, (name, of))| format!("t.{} = (w.k->>{k})::{of}", quote::ident(name)))
+            .map(|(k, (name, (of, collation)))| format!("t.{} = (w.k->>{k})::{of}{collation}", quote::ident(name)))
             .collect();
         format!(
             "jsonb_array_elements({keys}) with ordinality w(k, n) join {} on {} where jsonb_build_array({}) = w.k",

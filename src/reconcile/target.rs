@@ -19,7 +19,7 @@ pub struct Target<'a> {
     client: &'a rest::Client,
     route: &'a str,
     table: &'a Table,
-    /// Tells the target's checkpoint, where the stream runs in this process.
+    /// Tells how far the target is, where the stream runs in this process.
     reached: Option<watch::Receiver<Position>>,
     pub sent: u64,
     pub received: u64,

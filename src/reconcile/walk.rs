@@ -11,7 +11,7 @@ use super::target::Trouble;
 const PARTS: u64 = 10;
 /// Rows of a part, at first, at most and at least. Most make a million rows cost five requests; the size follows the
 /// time that the target takes.
-const ROWS: (u64, u64, u64) = (1_000, 20_000, 50);
+const ROWS: (u64, u64, u64) = (5_000, 20_000, 50);
 /// A request is meant to take about this long: long enough to be worth its trip, short enough to hold up nobody.
 const TAKES: Duration = Duration::from_secs(1);
 

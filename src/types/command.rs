@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Job, Progress, TableReport};
+use super::{Job, ParkedAction, ParkedWish, Progress, TableReport};
 
 /// One wish. Tables are named as people write them: `agents` or `public.agents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,15 @@ pub enum Command {
     Resync { table: String },
     /// The history of runs, the newest first.
     Runs { limit: u32 },
+    /// Rows that Supabase refused: listed, tried again, given up.
+    Parked(ParkedWish),
+}
+
+impl Command {
+    /// Whether it changes nothing.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Self::Runs { .. } | Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }))
+    }
 }
 
 /// A command, and where its answer goes.

@@ -21,7 +21,7 @@ pub use change::{Change, Relation, RelationColumn, Transaction};
 pub use command::{Command, JobState, JobView, Order, Refusal, RunRow};
 pub use fault::Fault;
 pub use lsn::{Lsn, Position};
-pub use parked::ParkedRows;
+pub use parked::{ParkedAction, ParkedChoice, ParkedRows, ParkedWish};
 pub use queue::{Closed, Receiver, Sender, queue};
 pub use range::{Merged, Range, Watermark};
 pub use report::{Difference, DifferenceKind, Job, Phase, Progress, TableReport, Verdict};

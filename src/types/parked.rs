@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TableName;
+
 /// The parked rows of one table. The rows themselves lie in the target (`lockstep.parked`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedRows {
@@ -16,5 +18,41 @@ impl ParkedRows {
     /// For people and labels: `public.agents`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
+    }
+}
+
+/// What somebody wants of parked rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedWish {
+    pub action: ParkedAction,
+    pub choice: ParkedChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedAction {
+    /// At most so many, the oldest first.
+    List { limit: u32 },
+    /// Read again from the source and tried at once, not when it is due by itself.
+    Retry,
+    /// Given up: what the source holds is not written. Counted.
+    Discard,
+}
+
+/// Which of them: all, those of one table, or one row of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParkedChoice {
+    pub table: Option<TableName>,
+    /// The values of the key's columns, as text.
+    pub key: Vec<String>,
+}
+
+impl ParkedChoice {
+    /// As people write it: `table` means the one in `public`.
+    pub fn of(table: Option<&str>, key: Vec<String>) -> Self {
+        let named = |text: &str| {
+            let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+            TableName::new(schema, name)
+        };
+        Self { table: table.map(named), key }
     }
 }

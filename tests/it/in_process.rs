@@ -59,6 +59,8 @@ pub struct Route {
 
 impl Route {
     pub async fn start(rig: &Rig, run: u64) -> Self {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer();
+        let _ = log.try_init(); // another test of this process was first
         let (settings, tables) = (settings(rig).await, tables(rig).await);
         let hello = json!({"request": {"route": settings.route, "source": {}, "tables": [], "begin": []}});
         let hello: serde_json::Value = settings.target.rpc("lockstep_hello", rest::Body::Json(hello)).await.unwrap();
@@ -66,14 +68,14 @@ impl Route {
         let checkpoint = Position { major: number(0), minor: number(1) };
 
         let (changes, queued) = queue(16 << 20);
-        let (settled, _) = watch::channel(checkpoint);
+        let (settled, reached) = watch::channel(checkpoint);
         let (durable, confirmable) = watch::channel(checkpoint);
         let (ranges, ranges_in) = mpsc::channel(2);
         let (pulls, pulled) = mpsc::channel(2);
         let (rereads, wanted) = mpsc::channel(1);
         let (events, mut happened) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
-        let inlet = Inlet::new(run, ranges, confirmable.clone());
+        let inlet = Inlet::new(run, ranges, reached);
         let mut parts = JoinSet::new();
         let reading = capture::Settings::new(settings.url.clone());
         let progress = watch::Sender::new(capture::Progress::default());
@@ -124,9 +126,16 @@ impl Route {
         Self { parts, inlet, settings, tables, _stop: stop }
     }
 
-    /// Compares and repairs; `Err` when the route was lost meanwhile.
+    pub async fn verify(&mut self, names: &[TableName]) -> Vec<TableReport> {
+        self.run(names, false).await
+    }
+
     pub async fn sync(&mut self, names: &[TableName]) -> Vec<TableReport> {
-        let job = Job { tables: names.to_vec(), repair: true, why: "test".into() };
+        self.run(names, true).await
+    }
+
+    async fn run(&mut self, names: &[TableName], repair: bool) -> Vec<TableReport> {
+        let job = Job { tables: names.to_vec(), repair, why: "test".into() };
         let progress = watch::Sender::new(None);
         let run = reconcile::run(&self.settings, &self.tables, &job, Some(&self.inlet), &progress);
         tokio::select! {

@@ -184,11 +184,35 @@ async fn a_discarded_row_counts_as_discarded_and_not_as_dropped() {
     assert_eq!(code, Some(2), "without a table or --all nothing is discarded: {err}");
     let (code, _, err) = rig.verb(&["parked", "discard", "public.nothing"]).await;
     assert!(code == Some(1) && err.contains("public.nothing"), "{err}");
+    let api = format!("http://127.0.0.1:{}/api/parked", rig.http);
+    let listed: serde_json::Value = reqwest::get(&api).await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (listed["rows"].as_array().map(Vec::len), &listed["rows"][1]["key"][0]),
+        (Some(2), &"2".into()),
+        "{listed}"
+    );
+    let post = async |path: &str, body: &str| {
+        let answer = reqwest::Client::new().post(format!("{api}/{path}")).body(body.to_owned()).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for (path, body, status) in [
+        ("discard", "", 400),
+        ("discard", r#"{"key": ["1"]}"#, 400),
+        ("discard", r#"{"tabel": "item"}"#, 400),
+        ("forget", "", 404),
+        ("retry", r#"{"table": "item", "key": ["1"]}"#, 200),
+    ] {
+        let answer = post(path, body).await;
+        assert_eq!(answer.0, status, "{path} {body}: {answer:?}");
+    }
     let (code, out, err) = rig.verb(&["parked", "discard", "public.item", "--key", "1"]).await;
     assert_eq!((code, out.trim()), (Some(0), "1 row discarded"), "{err}");
     assert_eq!(parked(&rig).await, r#"item ["2"] write 23514"#);
     until("it is counted", async || rig.metric("lockstep_rows_discarded_total").await == 1.0).await;
     assert_eq!(rig.metric("lockstep_rows_dropped_total").await, 0.0);
+    assert!(post("discard", r#"{"table": "item"}"#).await.1.contains(r#""rows":1"#));
+    assert_eq!(parked(&rig).await, "");
+    until("it is counted too", async || rig.metric("lockstep_rows_discarded_total").await == 2.0).await;
     // Its next change tells of it again: it was not forgotten that the row exists.
     source(&rig, "update item set n = 1 where id = 1").await;
     rig.settled().await;
@@ -363,5 +387,36 @@ async fn with_additive_an_added_column_follows_by_itself_and_old_rows_have_their
     on_the_target(&rig, "create type mood as enum ('ok')").await;
     rig.settled().await;
     rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_list_of_the_publication_is_honoured_and_a_row_filter_refused() {
+    let tables =
+        "create table item (id int primary key, n int, secret text); create table other (id int primary key, v text)";
+    let supabase = SupabaseOptions { owner: Owner::SetReplicationRole, ..SupabaseOptions::default() };
+    let mut rig = Rig::with(PairOptions { supabase, ..PairOptions::default() }, tables).await;
+    source(
+        &rig,
+        "insert into item values (1, 1, 'hidden'); insert into other values (1, 'a'); \
+                  create publication lockstep for table item (id, n), other with (publish_via_partition_root = true)",
+    )
+    .await;
+    rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
+    rig.start();
+    rig.settled().await;
+    source(&rig, "insert into item values (2, 2, 'hidden too'); update item set n = 10, secret = 'x' where id = 1")
+        .await;
+    rig.settled().await;
+    assert_eq!(items(&rig).await, "1:10 2:2");
+    assert_eq!(target(&rig, "select count(secret) from item").await, "0");
+    source(&rig, "alter publication lockstep set table item (id, n), other where (id < 10)").await;
+    until("it stops", async || rig.status().await.is_some_and(|status| status["state"] == "stopped")).await;
+    let fix = rig.status().await.unwrap()["fix"].as_str().unwrap_or_default().to_owned();
+    source(&rig, "insert into other values (20, 'missed by the stream')").await;
+    let sql = fix.strip_prefix("at the source: ").unwrap_or_else(|| panic!("{fix}")).lines().next().unwrap();
+    source(&rig, sql).await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["other"])).await;
     assert_eq!(rig.terminate().await, Some(0));
 }

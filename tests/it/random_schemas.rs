@@ -36,6 +36,12 @@ struct Column {
     array: bool,
 }
 
+/// A column more, of one of the tables.
+pub struct Addition {
+    at: usize,
+    column: Column,
+}
+
 pub struct Schema {
     tables: Vec<Table>,
 }
@@ -62,6 +68,20 @@ impl Schema {
     pub fn fill(&self, chance: &mut Seeded) -> String {
         let rows = self.tables.iter().flat_map(|table| (0..25).map(move |n| (table, n)));
         rows.map(|(table, n)| table.insert(chance, n)).collect()
+    }
+
+    /// A column that some table could have more, and the statement that adds it.
+    pub fn addition(&self, chance: &mut Seeded) -> Option<(String, Addition)> {
+        let at = chance.below(TABLES as u64) as usize;
+        let table = &self.tables[at];
+        let column = Column::new(chance, 200 + table.columns.len());
+        let sql = format!("alter table {} add column if not exists {}", quote::table(&table.name), column.definition());
+        // A row must still fit into its page.
+        (table.columns.len() < 40).then_some((sql, Addition { at, column }))
+    }
+
+    pub fn add(&mut self, Addition { at, column }: Addition) {
+        self.tables[at].columns.push(column);
     }
 
     /// One transaction of up to five statements.

@@ -109,10 +109,15 @@ impl Rig {
 
     /// Waits until everything that is committed at the source now is confirmed by the target, first copies included.
     pub async fn settled(&mut self) {
+        self.settled_within(PATIENCE).await;
+    }
+
+    /// The same, for what may take longer than anything else.
+    pub async fn settled_within(&mut self, patience: Duration) {
         let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
         let confirmed =
             format!("select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let there =
                 self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") && self.is_streaming().await;
@@ -201,8 +206,17 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// Resident memory of a process in bytes, its highest so far.
 pub fn peak_rss(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// Resident memory of a process in bytes, now.
+pub fn rss(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

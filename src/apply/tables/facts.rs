@@ -15,6 +15,8 @@ pub struct Facts {
     pub rank: HashMap<u32, usize>,
     /// Tables that others refer to: what is deleted there may take rows of others along.
     pub referenced: HashSet<u32>,
+    /// By table and constraint, the columns of a foreign key that may be NULL.
+    pub loose: HashMap<(u32, String), Vec<String>>,
 }
 
 const JSON: &str = "
@@ -29,6 +31,10 @@ where a.attrelid = any($1::oid[]) and a.attnum > 0 and not a.attisdropped";
 const REFERENCES: &str = "select conrelid, confrelid from pg_constraint \
      where contype = 'f' and (conrelid = any($1::oid[]) or confrelid = any($1::oid[]))";
 
+const LOOSE: &str = "select c.conrelid, c.conname::text, a.attname::text from pg_constraint c \
+     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any(c.conkey) \
+     where c.contype = 'f' and c.conrelid = any($1::oid[]) and not a.attnotnull";
+
 pub async fn read(source: &Client, tables: &[u32]) -> Result<Facts, Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     let mut facts = Facts::default();
@@ -40,6 +46,9 @@ pub async fn read(source: &Client, tables: &[u32]) -> Result<Facts, Fault> {
     let references: Vec<(u32, u32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     facts.referenced = references.iter().map(|&(_, parent)| parent).collect();
     facts.rank = ranks(tables, &references);
+    for row in source.query(LOOSE, &[&tables]).await.map_err(fault)? {
+        facts.loose.entry((row.get(0), row.get(1))).or_default().push(row.get(2));
+    }
     Ok(facts)
 }
 

@@ -5,6 +5,7 @@
 //! target. After a crash the slot sends again what the target may have already, and more; see [`write`] for how that
 //! ends in the same rows.
 
+mod attempt;
 mod facts;
 mod form;
 mod latest;
@@ -64,6 +65,8 @@ pub struct Tables {
     copy_ended: bool,
     /// What cannot be written yet.
     held: Latest,
+    /// What was taken out of it for the batch at work.
+    taken: Vec<latest::Item>,
     /// What was done while something waited, told once nothing does.
     untold: Untold,
     /// An earlier start may have written up to here; not known before the first batch.
@@ -106,6 +109,7 @@ impl Tables {
             replaying: false,
             copy_ended: false,
             held: Latest::default(),
+            taken: Vec::new(),
             untold: Untold::default(),
             replay_until: (!settings.begun).then(Position::default),
             progress: None,

@@ -1,10 +1,9 @@
 //! Sends one request to a table until it is answered, and makes the request.
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::form::{Form, Unfit};
+use super::form::Unfit;
 use super::latest::Item;
 use super::words;
 use crate::apply::Event;
@@ -43,15 +42,8 @@ impl Wire {
         }
     }
 
-    /// Deletes every row of a table.
-    pub async fn empty(&self, form: &Form) -> Result<Outcome, Fault> {
-        let table = form.mapped.table.clone();
-        let request = TableRequest { verb: Verb::Delete, table, query: form.everything(), body: Bytes::new() };
-        self.send(&request, true).await
-    }
-
     /// Until it is answered. `parted`: less of it can be sent at once, so that it need not be waited for.
-    async fn send(&self, request: &TableRequest, parted: bool) -> Result<Outcome, Fault> {
+    pub async fn send(&self, request: &TableRequest, parted: bool) -> Result<Outcome, Fault> {
         let failure = match self.until_answered(request, parted).await {
             Ok(answer) => return Ok(Outcome::Done { rows: answer.rows }),
             Err(failure) => failure,
@@ -89,7 +81,8 @@ impl Wire {
             }
             let asked = failure.retry_after.unwrap_or_default().min(LONGEST_ASKED);
             let wait = waits.next().unwrap_or_default().max(asked);
-            warn!(table = %request.table, cause = %failure, retry_in = ?wait, "Supabase did not take the rows; they are sent again");
+            let table = &request.table;
+            warn!(%table, cause = %failure, retry_in = ?wait, "Supabase did not take the rows; they are sent again");
             metrics.retries.with_label_values(&["transient"]).inc();
             let _ = self.events.send(Event::Trouble(Some(failure.to_string())));
             failed = true;

@@ -94,7 +94,7 @@ pub fn writable(table: &TableName, column: &str, failure: &Failure) -> String {
 }
 
 /// PostgREST passes on the message only, which names the constraint.
-fn constraint(message: &str) -> Option<&str> {
+pub fn constraint(message: &str) -> Option<&str> {
     between(message, "constraint \"", "\"")
 }
 

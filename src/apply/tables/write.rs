@@ -1,41 +1,37 @@
 //! Writes one batch to the tables, request by request. Each request is a transaction of its own, so anything may be
 //! left half done at any moment; what is written here comes to the same when it is written again from an earlier point.
 //!
-//! Mostly a batch is folded: the last state of each row, parents before children, then deletes. Where the target refuses
-//! that (a unique value that changed hands within the batch), the batch is written in the source's order. What is
-//! refused even so waits: in a batch that was written before, in part or beyond, the target may be ahead of a row, and a
-//! later change of the same row will take its place.
+//! Mostly a batch is folded: the last state of each row, parents before children, then deletes. Where the target
+//! refuses that (a unique value that changed hands within the batch), the batch is written in the source's order. What
+//! is refused even so waits: in a batch that was written before, in part or beyond, the target may be ahead of a row,
+//! and a later change of the same row will take its place.
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
-
 use super::Tables;
-use super::form::{FILTER_BYTES, Form};
+use super::attempt::Refusal;
 use super::latest::{self, Item, Latest};
 use super::send::Outcome;
 use super::steps::Step;
 use super::words;
 use crate::apply::plan::Write;
-use crate::apply::reread;
-use crate::types::Fault;
+use crate::types::{Cell, Fault, TupleBuilder};
 
 /// What waits because it was refused, in memory. Some hundred thousand small rows: as many as a parent table may lag
 /// behind in a first copy. Beyond it the route stops and says so.
 const WAITING_BYTES: usize = 32 << 20;
-
-/// Patches and changed keys are one request a row. So many rows of one batch are on their way at once: as many as
-/// PostgREST has connections to the database, by default.
-const PATCHES: usize = 8;
 
 impl Tables {
     /// Writes the steps; what was refused waits in `held`.
     pub(super) async fn write(&mut self, steps: Vec<Step>) -> Result<(), Fault> {
         // In this order the last state of each row is not enough: rows wait for one another.
         let waiting = self.held.items().any(|item| item.refusal.is_some());
+        self.taken.clear();
         if waiting || !self.folded(&steps).await? {
             if !waiting {
                 crate::metrics::get().replays.inc();
+                // What was kept from earlier batches is needed once more.
+                self.taken.drain(..).for_each(|item| self.held.add(item));
             }
             self.in_order(steps).await?;
         }
@@ -53,7 +49,7 @@ impl Tables {
                     }
                 }
                 Step::Row(item) => {
-                    self.held.take(&item.place());
+                    self.taken.extend(self.held.take(&item.place()));
                     latest.add(item.clone());
                 }
                 Step::Truncate(forms) => {
@@ -86,8 +82,8 @@ impl Tables {
         self.facts.rank.get(&item.form.oid).copied().unwrap_or(0)
     }
 
-    /// While the target may be ahead, a row that goes now may be there again later, and others refer to it then: deleted
-    /// now, it would take rows along which nothing brings back. So it goes last, if it does not come again.
+    /// While the target may be ahead, a row that goes now may be there again later, and others refer to it then:
+    /// deleted now, it would take rows along which nothing brings back. So it goes last, if it does not come again.
     fn is_kept(&self, item: &Item) -> bool {
         self.replaying && self.facts.referenced.contains(&item.form.oid) && self.held.bytes() < WAITING_BYTES
     }
@@ -143,6 +139,7 @@ impl Tables {
 
     /// A changed key; false when it is refused.
     async fn rekey(&mut self, item: &Item) -> Result<bool, Fault> {
+        let item = &self.at_its_place(item.clone());
         match self.wire.write(std::slice::from_ref(item)).await? {
             Outcome::Done { rows: Some(0) } => {
                 // It has its new key already, or the target has lost it.
@@ -154,9 +151,19 @@ impl Tables {
         }
     }
 
+    /// The new key may be that of a row which is to go, and is still there: what the change does not bring must not be
+    /// taken from that one.
+    fn at_its_place(&mut self, item: Item) -> Item {
+        let overtaken = self.held.take(&item.place());
+        let incomplete = item.incomplete || overtaken.is_some();
+        self.taken.extend(overtaken);
+        Item { incomplete, ..item }
+    }
+
     /// A changed key that may be refused: then the row is written under its new key, and the old one goes at the end,
     /// when all that refers to it has been written anew.
     async fn rekey_in_order(&mut self, item: Item) -> Result<(), Fault> {
+        let item = self.at_its_place(item);
         let Write::Rekey { old, .. } = &item.write else { return Ok(()) };
         let gone = Item { write: Write::Delete(old.clone()), ..item.clone() };
         let waits = self.held.take(&gone.place()).filter(|before| before.refusal.is_some());
@@ -181,8 +188,15 @@ impl Tables {
         let over = self.held.bytes() > WAITING_BYTES;
         // More may come that takes the place of what waits.
         let patient = self.replaying || !self.copying.is_empty();
-        let mut left = usize::MAX;
-        while !self.held.is_empty() && self.held.len() < left {
+        let (mut left, mut loosened) = (usize::MAX, false);
+        while !self.held.is_empty() {
+            if self.held.len() >= left {
+                // Rows that refer to each other in a circle: not one of them can be the first, as it is.
+                if patient || loosened || !self.loosen().await? {
+                    break;
+                }
+                loosened = true;
+            }
             left = self.held.len();
             let (deletes, rest): (Vec<Item>, Vec<Item>) =
                 self.held.drain().into_iter().partition(|item| matches!(item.write, Write::Delete(_)));
@@ -209,134 +223,39 @@ impl Tables {
         }
     }
 
-    /// Tables are emptied one by one, the ones that others refer to when these are empty.
-    async fn truncate(&mut self, forms: &[Arc<Form>]) -> Result<(), Fault> {
-        let mut left: Vec<_> = forms.to_vec();
-        left.sort_by_key(|form| std::cmp::Reverse(self.facts.rank.get(&form.oid).copied().unwrap_or(0)));
-        loop {
-            let (before, mut refused, mut why) = (left.len(), Vec::new(), None);
-            for form in left {
-                match self.wire.empty(&form).await? {
-                    Outcome::Done { .. } => {}
-                    Outcome::TooMuch(failure) => {
-                        warn!(table = %form.mapped.table, cause = %failure, "emptying it takes too long at once");
-                        self.wire.empty_by_parts(&form).await?;
-                    }
-                    Outcome::Refused(failure) => {
-                        why = Some((form.mapped.table.clone(), failure));
-                        refused.push(form);
-                    }
-                }
-            }
-            match why {
-                None => return Ok(()),
-                Some((table, failure)) if refused.len() == before => return Err(words::not_emptied(&table, &failure)),
-                Some(_) => left = refused,
-            }
+    /// Writes rows that wait for others without what they refer to, as far as that may be NULL; they go on waiting to
+    /// be written as they are. Whether any was written.
+    async fn loosen(&mut self) -> Result<bool, Fault> {
+        let mut rows: Vec<Item> = self.held.items().filter_map(|item| self.without_reference(item)).collect();
+        rows.sort_by_key(|item| (self.rank(item), item.form.oid));
+        let mut written = false;
+        for run in runs(rows) {
+            let all = run.len();
+            written |= self.attempt(run, Refusal::Waits).await?.len() < all;
         }
+        Ok(written)
     }
 
-    /// Writes rows of one form and kind; returns those that were refused, or, where a refusal ends it, all that were
-    /// with them.
-    async fn attempt(&mut self, items: Vec<Item>, refusal: Refusal) -> Result<Vec<Item>, Fault> {
-        let patches = |item: &Item| matches!(item.write, Write::Patch(_)) && !item.incomplete;
-        if items.len() > 1 && items.iter().all(patches) {
-            return self.patches(items, refusal).await;
+    fn without_reference(&self, item: &Item) -> Option<Item> {
+        let failure = item.refusal.as_ref().filter(|failure| failure.code.as_deref() == Some("23503"))?;
+        let constraint = words::constraint(&failure.message)?.to_owned();
+        let columns = self.facts.loose.get(&(item.form.oid, constraint))?;
+        let Write::Upsert(row) = &item.write else { return None };
+        let mut loose = TupleBuilder::new();
+        for (place, cell) in row.cells().enumerate() {
+            let name = item.form.mapped.columns.iter().find(|(at, _)| *at == place).map(|(_, name)| name);
+            loose.push(if name.is_some_and(|name| columns.contains(name)) { Cell::Null } else { cell });
         }
-        let mut refused = Vec::new();
-        let mut parts = parts(items, self.request_bytes);
-        parts.reverse();
-        while let Some(mut part) = parts.pop() {
-            if let [item] = &mut part[..]
-                && item.incomplete
-                && !self.complete(item).await?
-            {
-                continue;
-            }
-            let outcome = self.wire.write(&part).await?;
-            match (outcome, &part[..]) {
-                (Outcome::Done { rows: Some(0) }, [Item { write: Write::Patch(_), .. }]) => {
-                    parts.extend(self.missing(part).await?);
-                }
-                (Outcome::Done { .. }, _) => {}
-                (Outcome::Refused(failure), _) if refusal == Refusal::Ends => {
-                    info!(table = %part[0].form.mapped.table, cause = %failure, "a set was refused");
-                    return Ok(part);
-                }
-                (Outcome::Refused(failure) | Outcome::TooMuch(failure), [_]) => {
-                    refused.extend(part.into_iter().map(|item| Item { refusal: Some(failure.clone()), ..item }));
-                }
-                // One of them, or all at once.
-                (Outcome::Refused(_) | Outcome::TooMuch(_), _) => {
-                    let second = part.split_off(part.len() / 2);
-                    parts.extend([second, part]);
-                }
-            }
-        }
-        Ok(refused)
+        Some(Item { write: Write::Upsert(loose.finish()), refusal: None, ..item.clone() })
     }
-
-    /// Patches of different rows, several at once.
-    async fn patches(&mut self, items: Vec<Item>, refusal: Refusal) -> Result<Vec<Item>, Fault> {
-        use futures_util::{StreamExt, TryStreamExt};
-        let wire = self.wire.clone();
-        let sent = items.into_iter().map(|item| {
-            let wire = wire.clone();
-            async move { Ok::<_, Fault>((wire.write(std::slice::from_ref(&item)).await?, item)) }
-        });
-        let done: Vec<(Outcome, Item)> = futures_util::stream::iter(sent).buffered(PATCHES).try_collect().await?;
-        let mut refused = Vec::new();
-        for (outcome, item) in done {
-            match outcome {
-                Outcome::Done { rows: Some(0) } => {
-                    if let Some(part) = self.missing(vec![item]).await? {
-                        refused.extend(Box::pin(self.attempt(part, refusal)).await?);
-                    }
-                }
-                Outcome::Done { .. } => {}
-                Outcome::Refused(failure) | Outcome::TooMuch(failure) => {
-                    refused.push(Item { refusal: Some(failure), ..item });
-                }
-            }
-        }
-        Ok(refused)
-    }
-
-    /// A row to patch that the target does not have. While its table is copied, a later range brings it.
-    async fn missing(&mut self, mut part: Vec<Item>) -> Result<Option<Vec<Item>>, Fault> {
-        let Some(item) = part.first_mut() else { return Ok(None) };
-        if self.copying.contains(&item.form.mapped.table) {
-            return Ok(None);
-        }
-        info!(table = %item.form.mapped.table, "the target misses a row; it is read again from the source");
-        item.incomplete = true;
-        Ok(Some(part))
-    }
-
-    /// Reads the row again; false when it is gone, which the stream will tell too.
-    async fn complete(&mut self, item: &mut Item) -> Result<bool, Fault> {
-        let row = reread::row(&item.relation, item.row(), item.xid, &item.form.mapped, &self.rereads).await?;
-        let Some(row) = row else { return Ok(false) };
-        item.write = Write::Upsert(row);
-        item.incomplete = false;
-        Ok(true)
-    }
-}
-
-/// What a refusal means to the set that it is a part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// Nothing more of the set is written.
-    Ends,
-    /// The row waits, the others go on.
-    Waits,
 }
 
 /// The row under its new key.
 fn renamed(item: &Item) -> Item {
     let Write::Rekey { new, .. } = &item.write else { return item.clone() };
-    let write = if new.is_partial() { Write::Patch(new.clone()) } else { Write::Upsert(new.clone()) };
-    Item { write, ..item.clone() }
+    let (partial, new) = (new.is_partial(), new.clone());
+    let write = if partial { Write::Patch(new) } else { Write::Upsert(new) };
+    Item { write, incomplete: item.incomplete && partial, ..item.clone() }
 }
 
 /// Neighbours of one form and kind, each row once.
@@ -374,30 +293,4 @@ fn runs(items: Vec<Item>) -> Vec<Vec<Item>> {
         }
     }
     runs
-}
-
-/// Cut to requests: by the size of the body, by the length of the address. What is read again first stands alone.
-fn parts(items: Vec<Item>, request_bytes: usize) -> Vec<Vec<Item>> {
-    let mut parts: Vec<Vec<Item>> = Vec::new();
-    let mut size = usize::MAX;
-    for item in items {
-        let (cost, most) = match &item.write {
-            Write::Upsert(row) => (row.size(), request_bytes),
-            // Too long alone, it is refused when it is sent.
-            Write::Delete(row) => (item.form.filter(row).map_or(FILTER_BYTES, |filter| filter.len() + 1), FILTER_BYTES),
-            Write::Patch(_) | Write::Rekey { .. } => (1, 1),
-        };
-        let alone = item.incomplete;
-        match parts.last_mut() {
-            Some(part) if size.saturating_add(cost) <= most && !alone => {
-                part.push(item);
-                size += cost;
-            }
-            _ => {
-                parts.push(vec![item]);
-                size = if alone { usize::MAX } else { cost };
-            }
-        }
-    }
-    parts
 }

@@ -99,7 +99,7 @@ impl Stage {
 
         log_to(&dir.join("lockstep.log"))?;
         let (stop, shutdown) = watch::channel(false);
-        let lockstep = Some(start_lockstep(note.settings(page.number(), way)?, shutdown));
+        let lockstep = Some(start_lockstep(note.settings(page.number())?, shutdown));
         Ok(Self { source, supabase, tables, note, dir, lockstep, stop, _page: page, _lock: lock })
     }
 
@@ -193,12 +193,12 @@ impl Note {
     }
 
     /// What a user of this project would have in `.env`.
-    fn settings(&self, page: u16, way: Way) -> Result<Settings, Failure> {
+    fn settings(&self, page: u16) -> Result<Settings, Failure> {
         let env = [
             // Found out by Lockstep itself, as a user's would.
             ("LOCKSTEP_APPLY", "auto".to_owned()),
             // A demo may go from one way to the other: what the other one brought is copied over.
-            ("LOCKSTEP_EXISTING", if way == Way::Tables { "keep" } else { "refuse" }.to_owned()),
+            ("LOCKSTEP_EXISTING", "keep".to_owned()),
             ("DATABASE_URL", self.source_url.clone()),
             ("SUPABASE_URL", self.supabase_url.clone()),
             ("SUPABASE_KEY", self.secret_key.clone()),
