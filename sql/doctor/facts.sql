@@ -101,9 +101,6 @@ select jsonb_build_object(
     'via_root', p.pubviaroot,
     'insert', p.pubinsert, 'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
     'tables', (select coalesce(jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname,
-        'filter', to_jsonb(t)->>'rowfilter',
-        -- Before 15 there are no column lists.
-        'columns', to_jsonb(t)->'attnames',
         'identity', c.relreplident = 'f'
           or (c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary))
           or (c.relreplident = 'i' and exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident))

@@ -213,6 +213,13 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
 }
 
+/// As it is said where the function was called and not found.
+pub(crate) fn not_installed() -> Fault {
+    let missing =
+        rest::Failure { code: Some("PGRST202".into()), class: rest::Class::SetUp, ..rest::Failure::unanswered("") };
+    crate::apply::request_fault(&missing, 0)
+}
+
 pub(crate) fn other_version(installed: i64) -> Option<Fault> {
     let (which, fix) = match installed.cmp(&INSTALLED) {
         Ordering::Equal => return None,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::facts::{self, Facts};
 use super::finding::Trouble;
 use super::listing::Listing;
+use crate::capture::slot::restricted::Restricted;
 use crate::config::{Problem, Settings};
 use crate::pg::Url;
 use crate::pg::catalog::LeftOut;
@@ -40,6 +41,8 @@ pub struct Source {
     /// The chosen tables, with the chosen columns.
     pub tables: Vec<Table>,
     pub left_out: Vec<LeftOut>,
+    /// Those of them that the publication shows only in part.
+    pub restricted: Vec<Restricted>,
     /// Foreign tables and the like, in the chosen schemas.
     pub not_tables: Vec<(TableName, &'static str)>,
     /// What is wrong with the choice itself.

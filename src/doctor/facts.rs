@@ -144,8 +144,6 @@ pub struct Publication {
 pub struct Published {
     pub schema: String,
     pub name: String,
-    pub filter: Option<String>,
-    pub columns: Option<Vec<String>>,
     /// Whether the source could still name its rows.
     pub identity: bool,
 }

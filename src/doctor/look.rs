@@ -13,6 +13,7 @@ use super::facts::Facts;
 use super::finding::Trouble;
 use super::listing::Listing;
 use crate::app::ROUTE;
+use crate::capture::slot::restricted;
 use crate::config::{Problem, Settings};
 use crate::http;
 use crate::ledger::install::FACTS;
@@ -111,13 +112,19 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
             None => {}
         }
     }
+    let mut restricted = restricted::read(&client, &ask.settings.source.publication).await?;
+    restricted.retain(|one| tables.iter().any(|table| table.name == one.table));
+    for one in &restricted {
+        // A list that will not do is said by its own check, and the table looked at as a whole.
+        tables.iter_mut().filter(|table| table.name == one.table).for_each(|table| _ = one.choose(table));
+    }
     let request = json!({"slot": ask.settings.source.slot, "publication": ask.settings.source.publication,
         "route": ROUTE});
     let facts = facts(&client, &request, &names(&tables)).await?;
     let not_tables = not_tables(&client, &ask.settings).await?;
     let replication = replication(&url).await;
     *keep = Some(client);
-    Ok(Source { url, facts, clock, tables, left_out, not_tables, choice, replication, script: None })
+    Ok(Source { url, facts, clock, tables, left_out, restricted, not_tables, choice, replication, script: None })
 }
 
 const NOT_TABLES: &str = "select n.nspname::text, c.relname::text, c.relkind::text \

@@ -78,6 +78,7 @@ fn well() -> Case {
         clock,
         tables: vec![table],
         left_out: Vec::new(),
+        restricted: Vec::new(),
         not_tables: Vec::new(),
         choice: Vec::new(),
         replication: Ok(system),
@@ -103,7 +104,7 @@ fn well() -> Case {
 }
 
 fn published() -> facts::Publication {
-    let table = facts::Published { schema: "public".into(), name: "t".into(), identity: true, ..Default::default() };
+    let table = facts::Published { schema: "public".into(), name: "t".into(), identity: true };
     facts::Publication {
         mine: true,
         via_root: true,

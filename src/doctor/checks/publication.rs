@@ -1,11 +1,12 @@
 //! The publication: what the source hands out, which must be whole rows of every chosen table.
 
 use crate::app::judge::few;
+use crate::capture::slot::restricted::Restricted;
 use crate::doctor::case::Case;
 use crate::doctor::facts::{Facts, Publication, Published};
 use crate::doctor::finding::{Side, Trouble};
 use crate::remedy;
-use crate::types::{Table, TableName};
+use crate::types::TableName;
 
 fn both(case: &Case) -> Option<(&Facts, &Publication)> {
     let (_, facts) = case.here()?;
@@ -100,25 +101,22 @@ pub(super) fn tables(case: &Case) -> Vec<Trouble> {
 }
 
 pub(super) fn parts(case: &Case) -> Vec<Trouble> {
-    let Some((_, found)) = both(case) else { return Vec::new() };
-    let trouble = |table: &Table| {
-        let published = published(found, &table.name)?;
-        let lacks = |list: &Vec<String>| {
-            let missing = table.columns.iter().filter(|column| !list.contains(&column.name));
-            let missing: Vec<&str> = missing.map(|column| column.name.as_str()).collect();
-            (!missing.is_empty()).then(|| format!("column list without {}", missing.join(", ")))
+    let Ok(source) = &case.source else { return Vec::new() };
+    let trouble = |one: &Restricted| {
+        let table = source.tables.iter().find(|table| table.name == one.table)?;
+        let whole = std::slice::from_ref(&one.table);
+        let anew = [format!("{}; {}", remedy::unpublish(name(case), whole), remedy::publish(name(case), whole))];
+        // The service's own words, in either case.
+        let refusal = one.refusal(name(case)).or_else(|| one.choose(&mut table.clone()).err());
+        let Some(fault) = refusal else {
+            let columns = one.columns.as_ref().map_or(String::new(), |columns| columns.join(", "));
+            return Some(Trouble::ok(format!("of {} only {columns} are published and replicated", one.table)));
         };
-        let filter = published.filter.as_ref().map(|filter| format!("row filter {filter}"));
-        let what = filter.or_else(|| published.columns.as_ref().and_then(lacks))?;
-        let one = std::slice::from_ref(&table.name);
-        let anew = [remedy::unpublish(name(case), one), remedy::publish(name(case), one)];
-        Some(
-            Trouble::bad(format!("publication {} has for {} a {what}: changes are left out", name(case), table.name))
-                .at(&table.name)
-                .sql(Side::Source, [anew.join("; ")]),
-        )
+        let exclude = toml::Value::from(vec![one.table.to_string()]);
+        let or = format!("or leave the table out: tables.exclude = {exclude}");
+        Some(Trouble::fault(&fault).at(&one.table).sql(Side::Source, anew).or(or))
     };
-    case.tables().iter().filter_map(trouble).collect()
+    source.restricted.iter().filter_map(trouble).collect()
 }
 
 pub(super) fn others(case: &Case) -> Vec<Trouble> {

@@ -8,6 +8,7 @@ use crate::app::recovery::{self, SlotFacts};
 use crate::app::same_source;
 use crate::apply::request_fault;
 use crate::capture::slot::server as judge_server;
+use crate::config::Way;
 use crate::doctor::case::{Case, Rest};
 use crate::doctor::facts::{Facts, OpenSchema as Open};
 use crate::doctor::finding::{Side, Trouble};
@@ -75,10 +76,17 @@ pub(super) fn https(case: &Case) -> Vec<Trouble> {
 }
 
 pub(super) fn exposed(case: &Case) -> Vec<Trouble> {
-    let hidden = case.target.exposed.iter().any(|(schema, exposed)| schema == "public" && !exposed);
-    let trouble = Trouble::bad("PostgREST does not serve schema public, where our functions are")
-        .by_hand("add public to the exposed schemas: Project Settings > Data API > Exposed schemas");
-    if hidden { vec![trouble] } else { Vec::new() }
+    let plain = case.settings.apply.way == Way::Tables;
+    let needed = |schema: &str| match plain {
+        true => case.tables().iter().any(|table| table.name.schema == schema),
+        false => schema == "public", // where our functions are
+    };
+    let hidden = case.target.exposed.iter().filter(|(schema, exposed)| !exposed && needed(schema));
+    let trouble = |(schema, _): &(String, bool)| {
+        Trouble::bad(format!("PostgREST does not serve schema {schema}"))
+            .by_hand(format!("add {schema} to the exposed schemas: Project Settings > Data API > Exposed schemas"))
+    };
+    hidden.map(trouble).collect()
 }
 
 pub(super) fn installed(case: &Case) -> Vec<Trouble> {
@@ -108,7 +116,16 @@ pub(super) fn installed(case: &Case) -> Vec<Trouble> {
         [] => "our SQL is not installed in Supabase (or PostgREST has not seen it yet)",
         _ => "the SQL in Supabase is of an older version (or PostgREST has not seen all of it yet)",
     };
-    vec![Trouble::bad(what).by_hand(remedy::INSTALL).or("; if it was run just now: notify pgrst, 'reload schema';")]
+    let trouble = match case.settings.apply.way {
+        Way::Tables => {
+            return vec![Trouble::ok("rows are written by plain requests (apply.way): our SQL is not needed")];
+        }
+        Way::Rpc => Trouble::bad(what),
+        Way::Auto => {
+            Trouble::warn(format!("{what}: rows are written by plain requests, at least once and not in transactions"))
+        }
+    };
+    vec![trouble.by_hand(remedy::INSTALL).or("; if it was run just now: notify pgrst, 'reload schema';")]
 }
 
 fn there(case: &Case) -> &Facts {
