@@ -165,7 +165,8 @@ impl Tables {
     async fn rekey_in_order(&mut self, item: Item) -> Result<(), Fault> {
         let item = self.at_its_place(item);
         let Write::Rekey { old, .. } = &item.write else { return Ok(()) };
-        let gone = Item { write: Write::Delete(old.clone()), ..item.clone() };
+        // Nothing has to be known of a row that goes.
+        let gone = Item { write: Write::Delete(old.clone()), incomplete: false, ..item.clone() };
         let waits = self.held.take(&gone.place()).filter(|before| before.refusal.is_some());
         let row = match waits {
             Some(before) => {
