@@ -82,6 +82,7 @@ async fn a_table_without_a_key_is_named_and_left_out_and_its_source_goes_on_as_b
     until("it says what to do", async || {
         let Some(status) = rig.status().await else { return false };
         fix = status["fix"].as_str().unwrap_or_default().to_owned();
+        println!("{} {fix} {}", status["state"], status["cause"]);
         fix.contains("alter table \"public\".\"keyless\" replica identity using index")
     })
     .await;
