@@ -78,6 +78,12 @@ async fn exactly_what_was_damaged_is_named_and_repaired_beside_traffic_and_nothi
         .await
         .unwrap();
     rig.start();
+    let copied = "select count(*) from lockstep.copy where done";
+    let begun = Instant::now();
+    while rig.pair.supabase.cluster.value(copied).await.unwrap() != "2" {
+        assert!(begun.elapsed() < Duration::from_secs(600), "the first copy does not end:\n{}", rig.tail());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     rig.settled().await;
     rig.terminate().await;
     let mut route = Route::start(&rig, 7).await;
