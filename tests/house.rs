@@ -15,19 +15,20 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["clock"]),
     (2, &["metrics", "status"]),
     (3, &["pg", "rest", "scheduler", "http"]),
-    (4, &["schema", "setup", "lab"]), // tools that are made of tools
+    (4, &["schema", "setup", "lab", "remedy"]), // tools that are made of tools
     (5, &["ledger"]),
     (6, &["capture", "pipeline", "apply"]),
     (7, &["workflows", "reconcile", "jobs"]),
     (8, &["config"]), // beside the way: only app and cli know it
     (9, &["app"]),
-    (10, &["cli"]),
+    (10, &["doctor"]), // says what app would say
+    (11, &["cli"]),
 ];
 
 /// Parts that may name less than their floor allows.
 const ONLY: &[(&str, &[&str])] = &[
     ("http", &["types", "clock", "metrics", "status"]),
-    ("config", &["types", "pg", "rest"]),
+    ("config", &["types", "pg", "rest", "scheduler"]),
     ("lab", &["types", "clock", "pg"]),
 ];
 
@@ -243,6 +244,17 @@ fn the_page_on_settings_lists_every_setting_with_its_variable() {
     assert_eq!(listed, known, "docs/config.md on the left, src/config/names.rs on the right");
 }
 
+#[test]
+fn the_page_on_the_doctor_says_of_every_code_what_it_means_and_what_mends_it() {
+    let page = read("docs/doctor.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = rows.clone().filter_map(|row| row.split('`').next()).collect();
+    let codes: Vec<&str> = lockstep::doctor::CHECKS.iter().map(|check| check.code).collect();
+    assert_eq!(listed, codes, "docs/doctor.md on the left, src/doctor/checks on the right");
+    let told = |row: &str| row.split(" | ").filter(|cell| !cell.trim_matches(['|', ' ']).is_empty()).count() == 3;
+    none(rows.filter(|row| !told(row)).map(String::from).collect());
+}
+
 /// The pages that people read.
 fn pages() -> Vec<PathBuf> {
     let root_pages = ["README.md", "CHANGELOG.md"].map(|name| root().join(name));
@@ -279,6 +291,37 @@ fn every_link_of_a_page_leads_to_a_file() {
                 wrong.push(format!("{} links to {target}, which is not there", short(&page)));
             }
         }
+    }
+    none(wrong);
+}
+
+/// Rows of the page's tables: a promise, and the tests named in its last cell.
+fn promises(page: &str) -> Vec<(String, Vec<String>)> {
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise "));
+    rows.map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        let tests = cells.last().unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        (cells[0].trim().to_owned(), tests)
+    })
+    .collect()
+}
+
+#[test]
+fn every_guarantee_names_tests_and_they_exist() {
+    let code: String = files("src", ".rs")
+        .into_iter()
+        .chain(files("tests", ".rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut wrong = Vec::new();
+    let promises = promises(&read("docs/guarantees.md"));
+    assert!(promises.len() > 15, "only {} promises were found", promises.len());
+    for (promise, tests) in promises {
+        if tests.is_empty() {
+            wrong.push(format!("no test holds `{promise}`"));
+        }
+        let gone = tests.iter().filter(|test| !code.contains(&format!("fn {test}(")));
+        wrong.extend(gone.map(|test| format!("`{promise}` is held by {test}, which is not there")));
     }
     none(wrong);
 }

@@ -68,6 +68,8 @@ fn main() -> ExitCode {
     }
 }
 
+const TURNS: u64 = 4;
+
 async fn run(options: &Options) -> Result<Report> {
     say("making a source and a Supabase with HTTPS");
     let mut stage = Stage::new().await?;
@@ -93,11 +95,11 @@ async fn run(options: &Options) -> Result<Report> {
         report.bulk = catch_up(&mut stage, Work::Bulk { rows: options.bulk }, &Way::ALL).await?;
     }
     if options.seconds > 0 {
-        // In two turns each, so that a slow moment of the machine does not hit one way only.
-        for turn in 0..2 {
+        // In turns, so that a slow moment of the machine does not hit one way only.
+        for turn in 0..TURNS {
             for way in [Way::Native, Way::Lockstep] {
-                say(&format!("steady rate, turn {} of 2: {way}", turn + 1));
-                let waits = steady::measure(&mut stage, way, options.rate, options.seconds.div_ceil(2)).await?;
+                say(&format!("steady rate, turn {} of {TURNS}: {way}", turn + 1));
+                let waits = steady::measure(&mut stage, way, options.rate, options.seconds.div_ceil(TURNS)).await?;
                 report.latency.entry(way).or_default().extend(waits);
             }
         }

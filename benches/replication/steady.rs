@@ -11,6 +11,9 @@ use crate::stage::{NATIVE, PATIENCE, Stage, failed};
 use crate::way::Way;
 use crate::work::goal;
 
+/// Between two looks at the target: a tenth of the shortest wait there is to see.
+const NAP: Duration = Duration::from_micros(100);
+
 /// How far both sides are: the last row committed, the last row of this turn.
 struct Shared {
     committed: AtomicI64,
@@ -99,6 +102,9 @@ async fn watch(target: &Cluster, database: &str, shared: &Shared, first: i64, ro
             heard = now;
         } else if heard.elapsed() > PATIENCE {
             return Err(LabError(format!("row {} did not arrive", first + seen.len() as i64)));
+        } else {
+            // Without a nap the one who looks takes a core from the ones who replicate.
+            thread::sleep(NAP);
         }
         seen.extend(std::iter::repeat_n(now, fresh as usize));
     }

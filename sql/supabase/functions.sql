@@ -78,6 +78,9 @@ declare
   progress lockstep.copy;
   is_empty boolean;
 begin
+  select * into progress from lockstep.copy c
+  where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
+  finding := finding || jsonb_build_object('begun', found, 'parked', progress.parked);
   if relation is null then
     return finding;
   end if;
@@ -105,9 +108,7 @@ begin
              where k.n <= i.indnkeyatts)
           = (select array_agg(k order by k collate "C") from unnest(key) k)));
   execute format('select not exists (select from %s)', lockstep.alone(relation)) into is_empty;
-  select * into progress from lockstep.copy c
-  where c.route = route_name and c.schema_name = wanted->>'schema' and c.table_name = wanted->>'name';
-  return finding || jsonb_build_object('empty', is_empty, 'begun', found, 'copied', coalesce(progress.done, false),
+  return finding || jsonb_build_object('empty', is_empty, 'copied', coalesce(progress.done, false),
     'cursor', progress.cursor, 'rows', coalesce(progress.rows, 0), 'oid', progress.source_oid);
 end $$;
 
@@ -131,12 +132,30 @@ begin
     where c.route = request->>'route';
     update lockstep.copy c set done = false, cursor = null, rows = 0 where c.route = request->>'route';
   end if;
+  -- What lies there was laid down by an earlier start, and is sent again.
+  if not request ? 'look' then
+    delete from lockstep.stage s where s.route = request->>'route';
+  end if;
   -- The first look does not know yet which source it is; until something is written it may become another one.
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- A table that was renamed at the source is the same one; another one under its name is not.
+  update lockstep.copy c set schema_name = t.schema, table_name = t.name
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.source_oid = t.oid and (c.schema_name, c.table_name) <> (t.schema, t.name)
+    and not exists (select from lockstep.copy o
+                    where o.route = c.route and o.schema_name = t.schema and o.table_name = t.name);
+  update lockstep.copy c set done = false, cursor = null, rows = 0, source_oid = t.oid
+  from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name and c.source_oid <> t.oid;
+  -- A table that missed changes, or of which nothing shall be taken for granted: it is compared and repaired.
+  update lockstep.copy c set done = false, cursor = null, rows = 0
+  from jsonb_to_recordset(coalesce(request->'again', '[]')) t (schema text, name text)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name
+    and (c.done or c.cursor is not null);
   -- A table that is not replicated any more misses changes from now on: should it come back, it is not copied.
-  if request->'tables' <> '[]' then
+  if request->'tables' <> '[]' and not request ? 'look' then
     delete from lockstep.copy c
     where c.route = request->>'route' and not exists (
       select from jsonb_to_recordset(request->'tables') t (schema text, name text)
@@ -145,7 +164,12 @@ begin
   -- Judged fit: from now on rows in them may be ours, brought by the stream before their copy has begun.
   insert into lockstep.copy (route, schema_name, table_name)
   select request->>'route', t.schema, t.name
-  from jsonb_to_recordset(coalesce(request->'begin', '[]')) t (schema text, name text) on conflict do nothing;
+  from jsonb_to_recordset(coalesce(request->'begin', '[]')) t (schema text, name text)
+  on conflict (route, schema_name, table_name) do update set parked = null where lockstep.copy.parked is not null;
+  -- Set aside, a table misses changes: from now on it is not copied.
+  update lockstep.copy c set parked = t.reason, done = false, cursor = null, rows = 0
+  from jsonb_to_recordset(coalesce(request->'park', '[]')) t (schema text, name text, reason text)
+  where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),
@@ -153,6 +177,7 @@ begin
     'checkpoint', jsonb_build_array(here.major, here.minor),
     'source', here.source,
     'suppress', lockstep.may_suppress(),
+    'parked', lockstep.parked_counts(request->>'route'),
     'tables', (select coalesce(jsonb_agg(lockstep.examine(request->>'route', t)), '[]')
                from jsonb_array_elements(request->'tables') t));
 end $$;
@@ -184,7 +209,7 @@ language plpgsql stable as $$
 declare
   op text := part->>'op';
   names text[];    -- quoted, in the order in which they travel
-  arrays text;     -- the arguments of unnest()
+  arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
   aliases text;    -- its columns: v1, v2, ..
   vals text[];     -- the values, cast where they travel as text
   key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
@@ -220,7 +245,7 @@ begin
     from typed
   )
   select array_agg(name order by i),
-         string_agg(format('convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s',
+         string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
                            at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
          string_agg('v' || i, ', ' order by i),
          array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
@@ -239,7 +264,7 @@ begin
     -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
     select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
     from unnest(generated) n where n <> all (key);
-    return format('insert into %s as t (%s) overriding system value select %s from unnest(%s) u (%s) on conflict (%s) do %s',
+    return format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
       relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
       coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
   end if;
@@ -250,7 +275,7 @@ begin
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if op = 'delete' then
-    return format('delete from %s t using unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
@@ -259,34 +284,101 @@ begin
     and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, unnest(%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+    return format('select from %s t, rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
-  return format('update %s t set %s from unnest(%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+  return format('update %s t set %s from rows from (%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+end $$;
+
+-- Runs a statement that writes. While rows are written the target's own triggers, checks and defaults run, and few of
+-- them fix a search_path: here, and where deferred ones are settled, they find `public` and `extensions`. Nothing of ours
+-- runs here but statements in which every name has its schema, so nobody who may create something there is called by us.
+create or replace function lockstep.run(statement text, vals bytea) returns bigint
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+declare
+  touched bigint;
+begin
+  execute statement using vals;
+  get diagnostics touched = row_count;
+  return touched;
+end $$;
+
+create or replace function lockstep.settle() returns void
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  set constraints all immediate;
+end $$;
+
+-- Writes one group. Raises what refuses it, and LS001 when a row to update is not there.
+create or replace function lockstep.write(route_name text, part jsonb, vals bytea, relation regclass) returns bigint
+language plpgsql as $$
+declare
+  lacking text[] := lockstep.missing_rights(relation);
+  touched bigint;
+  identity_column text;
+begin
+  if relation is null then
+    raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
+  elsif lacking <> '{}' then
+    raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
+      array_to_string(lacking, ', '), relation);
+  end if;
+  touched := lockstep.run(lockstep.statement(relation, part), vals);
+  if touched < (part->>'rows')::bigint then
+    if part->>'op' = 'upsert' then
+      -- Fewer than came: in a table of nothing but its key that is as it should be.
+      select a.attname into identity_column from pg_attribute a
+      where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
+        and not part->'key' ? a.attname::text limit 1;
+      if identity_column is not null then
+        raise sqlstate '428C9' using column = identity_column,
+          message = format('identity column %s of %s changed at the source, and here no update may set it',
+            identity_column, relation);
+      end if;
+    elsif part->>'op' in ('patch', 'rekey') then
+      -- While a table is being copied, the row of a patch is brought by a later range.
+      if part->>'op' = 'rekey' or exists (select from lockstep.copy c where c.route = route_name
+            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done) then
+        raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
+          (part->>'rows')::bigint - touched, relation);
+      end if;
+    end if;
+  end if;
+  return touched;
 end $$;
 
 -- Applies one batch and moves the route's checkpoint, both or neither.
 --
 -- Body: four bytes, big-endian: the length of the header; the header, JSON; then the values (see lockstep.statement).
--- Answers: applied | duplicate | gap | missing | refused | retry. Only a body that is not a batch raises.
+-- With `"refused": "park"` each group is one row, and a row that is refused is set aside (see parked.sql); otherwise
+-- one refusal refuses the batch. With `"repair": true` the checkpoint stays where it is.
+-- Answers: applied | duplicate | gap | missing | refused | overflow | retry. Only a body that is not a batch raises.
 create or replace function lockstep.apply(body bytea) returns jsonb
 language plpgsql as $$
 declare
-  header_length int := (get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3);
-  header jsonb := convert_from(substring(body from 5 for header_length), 'UTF8')::jsonb;
+  first int := lockstep.header_end(body) + 1;  -- where the values begin
+  header jsonb := lockstep.header_of(body);
+  parts int;                     -- that were laid down before; this request comes behind them
+  current bytea;                 -- of them or of this request: what is at work
+  head jsonb;
   route_name text := header->>'route';
   base_major bigint := header->'base'->>0;  base_minor bigint := header->'base'->>1;
   upto_major bigint := header->'upto'->>0;  upto_minor bigint := header->'upto'->>1;
   here lockstep.checkpoint;
   part jsonb;
-  number int := -1;              -- of the group at work, for the answer when it is refused
-  start int := 5 + header_length;
+  number int;                    -- of the group at work, for the answer when it is refused; -1: none of them
+  start int;
   total int;
+  vals bytea;
   relation regclass;
-  suppress boolean := header->>'triggers' = 'suppress';
-  lacking text[];
+  careful boolean;
+  repair boolean := header ? 'repair';
+  any_parked boolean;
+  aside jsonb := '{}';           -- rows to set aside untried, by id, with the reason
+  suppress boolean;
   touched bigint;
-  written bigint := 0;
-  deleted_nothing bigint := 0;   -- rows that should have been there to delete
+  written bigint;
+  deleted_nothing bigint;        -- rows that should have been there to delete
+  missing int[];                 -- groups whose row must be read again
   state text; message text; detail text; constraint_name text; column_name text; schema_of text; table_of text;
 begin
   select * into here from lockstep.checkpoint c where c.route = route_name for update;
@@ -300,7 +392,7 @@ begin
   elsif current_setting('synchronous_commit') = 'off' then
     set local synchronous_commit = on;
   end if;
-  if (upto_major, upto_minor) <= (here.major, here.minor) then
+  if not repair and (upto_major, upto_minor) <= (here.major, here.minor) then
     update lockstep.checkpoint c set updated_at = clock_timestamp()
     where c.route = route_name and (header->>'durable')::boolean;
     return jsonb_build_object('status', 'duplicate', 'at', jsonb_build_array(here.major, here.minor));
@@ -309,12 +401,46 @@ begin
     return jsonb_build_object('status', 'gap', 'at', jsonb_build_array(here.major, here.minor));
   end if;
 
+  -- What was sent only points to the request.
+  if header ? 'pieces' then
+    body := lockstep.laid_down(route_name, header->'pieces'->>'run', 0, (header->'pieces'->>'count')::int);
+    if body is null then
+      return jsonb_build_object('status', 'unstaged');
+    end if;
+    first := lockstep.header_end(body) + 1;
+    header := lockstep.header_of(body) || jsonb_build_object('pieces', true);
+    repair := header ? 'repair';
+  end if;
+  careful := coalesce(header->>'refused' = 'park', false);
+  parts := coalesce(jsonb_array_length(header->'staged'->'parts'), 0);
+
   -- Marks this transaction as ours, in the WAL and for triggers, so that the way back can tell an echo.
   perform pg_logical_emit_message(true, 'lockstep', route_name);
   perform set_config('lockstep.applying', route_name, true);
+  any_parked := exists (select from lockstep.parked p where p.route = route_name);
+  <<attempt>> loop
+  number := -1;
+  suppress := header->>'triggers' = 'suppress';
+  written := 0;
+  deleted_nothing := 0;
+  missing := '{}';
   begin
     set constraints all deferred; -- values may change places among rows, as they did at the source
-    for part in select jsonb_array_elements(header->'groups') loop
+    if careful then
+      update lockstep.parked p set step = null where p.route = route_name and p.step is not null;
+    end if;
+    for which in 0..parts loop
+    if which = parts then
+      current := body;
+    else
+      current := lockstep.laid_down(route_name, header->'staged'->>'run', which, (header->'staged'->'parts'->>which)::int);
+      if current is null then
+        raise sqlstate 'LS004';
+      end if;
+    end if;
+    head := case when which = parts then header else lockstep.header_of(current) end;
+    start := lockstep.header_end(current) + 1;
+    for part in select jsonb_array_elements(head->'groups') loop
       number := number + 1;
       relation := lockstep.target(part->>'schema', part->>'table');
       if suppress and (part->>'op' = 'truncate' or lockstep.acts(relation)) then
@@ -323,67 +449,98 @@ begin
       end if;
       if part->>'op' = 'truncate' then
         perform lockstep.truncate(part);
+        if any_parked or careful then
+          delete from lockstep.parked p using jsonb_array_elements(part->'tables') t
+          where p.route = route_name and p.schema_name = t->>0 and p.table_name = t->>1;
+        end if;
         continue;
-      end if;
-      lacking := lockstep.missing_rights(relation);
-      if relation is null then
-        raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
-      elsif lacking <> '{}' then
-        raise insufficient_privilege using message = format('%s may not %s on %s', lockstep.caller(),
-          array_to_string(lacking, ', '), relation);
       end if;
       -- Its own values only: handed the whole body, every group would read past those of all the others.
       total := (select coalesce(sum(l::int), 0) from jsonb_array_elements_text(part->'lengths') l);
-      execute lockstep.statement(relation, part) using substring(body from start for total);
-      get diagnostics touched = row_count;
-      written := written + touched;
-      if touched < (part->>'rows')::bigint then
-        if part->>'op' = 'upsert' then
-          -- Fewer than came: in a table of nothing but its key that is as it should be.
-          select a.attname into column_name from pg_attribute a
-          where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
-            and not part->'key' ? a.attname::text limit 1;
-          if column_name is not null then
-            raise sqlstate '428C9' using column = column_name,
-              message = format('identity column %s of %s changed at the source, and here no update may set it',
-                column_name, relation);
-          end if;
-        elsif part->>'op' = 'delete' then
-          deleted_nothing := deleted_nothing + (part->>'rows')::bigint - touched;
-        elsif part->>'op' in ('patch', 'rekey') then
-          -- While a table is being copied, the row of a patch is brought by a later range.
-          if part->>'op' = 'rekey' or exists (select from lockstep.copy c where c.route = route_name
-                and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done) then
-            raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
-              (part->>'rows')::bigint - touched, relation);
-          end if;
+      vals := substring(current from start for total);
+      if careful then
+        touched := lockstep.try(route_name, part, vals, relation, upto_major, upto_minor, number, aside);
+        if touched = -1 then
+          missing := missing || number;
         end if;
+      else
+        if any_parked then
+          perform lockstep.parked_before(route_name, part, vals);
+        end if;
+        touched := lockstep.write(route_name, part, vals, relation);
+        if any_parked then
+          perform lockstep.parked_after(route_name, part, vals);
+        end if;
+      end if;
+      written := written + greatest(touched, 0);
+      if part->>'op' = 'delete' and touched >= 0 then
+        deleted_nothing := deleted_nothing + (part->>'rows')::bigint - touched;
       end if;
       start := start + total;
     end loop;
-    number := -1;
-    set constraints all immediate; -- what was deferred is refused here, where it can be answered, not at commit
-    if header ? 'copies' then
+    if head ? 'copies' then
       insert into lockstep.copy as c (route, schema_name, table_name, source_oid, cursor, done, rows, updated_at)
       select route_name, x->>'schema', x->>'table', (x->>'oid')::bigint, x->'cursor', (x->>'done')::boolean,
         (x->>'rows')::bigint, clock_timestamp()
-      from jsonb_array_elements(header->'copies') x
+      from jsonb_array_elements(head->'copies') x
       on conflict (route, schema_name, table_name)
       do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
     end if;
-    update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
-    where c.route = route_name;
-  exception when others then
-    get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
-      constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
-    return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
-      'detail', left(detail, 1000),
-      'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
-      -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
-      'status', case when state = 'LS001' then 'missing'
-                     when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);
+    end loop;
+    if missing <> '{}' then
+      raise sqlstate 'LS001' using message = format('%s rows to update are not there, or set aside', cardinality(missing));
+    end if;
+    if careful then
+      perform lockstep.try_again(route_name, header, body, first, upto_major, upto_minor, aside);
+    end if;
+    number := -1;
+    if careful then
+      perform lockstep.check_deferred(header, body, first);
+      perform lockstep.check_room(route_name, (header->>'park_rows')::bigint);
+    else
+      perform lockstep.settle(); -- what was deferred is refused here, where it can be answered, not at commit
+    end if;
+    if parts > 0 or header ? 'pieces' then
+      delete from lockstep.stage s where s.route = route_name;
+    end if;
+    if not repair then
+      update lockstep.checkpoint c set major = upto_major, minor = upto_minor, updated_at = clock_timestamp()
+      where c.route = route_name;
+    end if;
+    exit attempt;
+  exception
+    when sqlstate 'LS003' then
+      -- A deferred constraint refused at the end; whose fault it was is known now.
+      get stacked diagnostics message = message_text;
+      aside := aside || message::jsonb;
+    when others then
+      get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
+        constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
+      return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
+        'detail', left(detail, 1000), 'groups', to_jsonb(missing),
+        'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
+        -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
+        'status', case when state = 'LS001' then 'missing'
+                       when state = 'LS002' then 'overflow'
+                       when state = 'LS004' then 'unstaged'
+                       when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);
   end;
-  return jsonb_build_object('status', 'applied', 'rows', written, 'absent', deleted_nothing);
+  end loop;
+  return jsonb_build_object('status', 'applied', 'rows', written, 'absent', deleted_nothing,
+    'parked', case when any_parked or careful then lockstep.parked_counts(route_name) end);
+end $$;
+
+-- A body is four bytes with the header's length (big-endian), the header, the values. Where the header ends:
+create or replace function lockstep.header_end(body bytea) returns int
+language plpgsql immutable as $$
+begin
+  return 4 + ((get_byte(body, 0) << 24) | (get_byte(body, 1) << 16) | (get_byte(body, 2) << 8) | get_byte(body, 3));
+end $$;
+
+create or replace function lockstep.header_of(body bytea) returns jsonb
+language plpgsql immutable as $$
+begin
+  return convert_from(substring(body from 5 for lockstep.header_end(body) - 4), 'UTF8')::jsonb;
 end $$;
 
 -- Empties tables together, as the source did. Never CASCADE: the stream names every table that the source emptied.
@@ -400,16 +557,14 @@ begin
       raise insufficient_privilege using message = format('%s may not truncate %s', lockstep.caller(), relation);
     end if;
   end loop;
-  execute format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
-    case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end);
+  perform lockstep.run(format('truncate %s %s restrict', (select string_agg(lockstep.alone(r), ', ') from unnest(relations) r),
+    case when (part->>'restart_identity')::boolean then 'restart identity' else 'continue identity' end), null);
 end $$;
 
 -- The doors. The time limit is the function's own: PostgREST lifts it into the transaction, where `authenticator`
--- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread. While rows are
--- written the target's own triggers and checks run, and few of them fix a search_path: they find `public` and
--- `extensions`, behind everything that we call ourselves.
+-- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, public, extensions, pg_temp set statement_timeout = '120s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
 as $$ begin return lockstep.apply($1); end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb

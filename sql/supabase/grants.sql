@@ -3,6 +3,9 @@
 -- Postgres has none of these roles.
 do $grants$
 declare
+  doors text[] := array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)', 'public.lockstep_parked(jsonb)',
+    'public.lockstep_evolve(jsonb)', 'public.lockstep_stage(bytea)', 'public.lockstep_examine(jsonb)',
+    'public.lockstep_digest(jsonb)'];
   door text;
   stranger text;
 begin
@@ -14,14 +17,14 @@ begin
     execute 'revoke all on all tables in schema lockstep from ' || stranger;
     execute 'revoke all on all sequences in schema lockstep from ' || stranger;
     execute 'revoke all on all routines in schema lockstep from ' || stranger;
-    foreach door in array array['public.lockstep_hello(jsonb)', 'public.lockstep_apply(bytea)',
-      'public.lockstep_digest(jsonb)'] loop
+    foreach door in array doors loop
       execute format('revoke all on function %s from %s', door, stranger);
     end loop;
   end loop;
   if exists (select from pg_roles where rolname = 'service_role') then
-    grant execute on function public.lockstep_hello(jsonb), public.lockstep_apply(bytea), public.lockstep_digest(jsonb)
-    to service_role;
+    foreach door in array doors loop
+      execute format('grant execute on function %s to service_role', door);
+    end loop;
   end if;
 end
 $grants$;

@@ -1,11 +1,17 @@
 //! The supervisor: keeps the route running for years. It connects the parts, looks at every fault once, and decides
 //! whether to wait, to stop and look again, or to end.
 
-mod judge;
-mod preflight;
-mod recovery;
+mod alone;
+mod commands;
+mod crew;
+mod evolve;
+pub(crate) mod judge;
+pub(crate) mod preflight;
+pub(crate) mod recovery;
 mod report;
 mod route;
+mod tables;
+mod way;
 
 use std::time::Duration;
 
@@ -14,27 +20,40 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::apply::Limits;
 use crate::config::Settings;
 use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
+pub use alone::{compare, runs};
+use crew::Crew;
+pub use preflight::client as target;
 pub use route::ROUTE;
+pub(crate) use route::same_source;
+use route::{Control, Ended};
+use tables::Refused;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
 pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let status = watch::Sender::new(first_status(&settings)?);
     let listener = http::bind(settings.http.listen).await?;
+    let (crew, control, desk) = Crew::new(&settings, &status)?;
     let window = http::Window {
         status: status.subscribe(),
+        jobs: desk.jobs,
+        book: desk.book,
+        orders: desk.orders,
         token: settings.http.token.clone(),
         in_step_within: settings.http.in_step_within,
     };
     // The window stays open while the route drains, and closes behind it.
     let (close, closing) = watch::channel(false);
     let window = tokio::spawn(http::serve(listener, window, closing));
-    let end = supervise(&settings, &status, shutdown).await;
+    let crew = crew.begin().await;
+    let end = supervise(&settings, &status, &control, shutdown).await;
+    crew.end().await;
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
     end
@@ -49,19 +68,29 @@ fn first_status(settings: &Settings) -> Result<Status, Fault> {
 async fn supervise(
     settings: &Settings,
     status: &watch::Sender<Status>,
+    control: &Control,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let look_again = settings.retry.look_again;
     let mut was_up = false;
     let mut waits = waits();
+    // A table that was refused while it streamed: the next start sets it aside.
+    let mut refused = Vec::new();
+    let limits = Limits::new(settings.apply.max_batch_bytes);
     loop {
         let mut up = false;
-        let fault = match route::run(settings, status, &mut up, shutdown.clone()).await {
-            Ok(()) => return Ok(()),
+        let fault = match route::run(settings, status, &mut up, control, &refused, &limits, shutdown.clone()).await {
+            Ok(Ended::Shutdown) => return Ok(()),
+            Ok(Ended::LookAgain) => {
+                was_up = true;
+                refused.clear(); // the target knows
+                continue;
+            }
             Err(fault) => fault,
         };
         if up {
             was_up = true;
+            refused.clear(); // the target knows
             waits = self::waits(); // it worked: the next trouble is a new one
         }
         let wait = match &fault {
@@ -78,12 +107,14 @@ async fn supervise(
                 wait
             }
             Fault::Park { table, cause } => {
-                error!(%table, %cause, look_again_in = ?look_again, "stopped: a table was refused");
-                look_again
+                let wait = waits.next().unwrap_or(look_again);
+                warn!(%table, %cause, "a table was refused; the route starts again without it");
+                refused.push(Refused { table: table.clone(), cause: cause.clone() });
+                wait
             }
         };
         publish(status, &fault);
-        if pause(wait, status, &mut shutdown).await {
+        if pause(wait, status, control, &mut shutdown).await {
             info!("stopping while the route was down; nothing is in flight");
             return Ok(());
         }
@@ -105,7 +136,7 @@ fn publish(status: &watch::Sender<Status>, fault: &Fault) {
         }
         Fault::Park { table, cause } => {
             let cause = format!("{table}: {cause}");
-            (State::Stopped { cause: cause.clone(), fix: String::new() }, cause, None)
+            (State::Waiting { cause: cause.clone() }, cause, None)
         }
     };
     status.send_modify(|status| {
@@ -115,18 +146,26 @@ fn publish(status: &watch::Sender<Status>, fault: &Fault) {
         status.source.set(false, now);
         status.target.set(false, now);
         status.lag = crate::status::Lag::default();
+        status.held = None;
         status.rows_per_second = 0.0;
     });
     report::connected(false, false);
 }
 
 /// Waits; true when the shutdown came first. The status says every few seconds that somebody is still here.
-async fn pause(wait: Duration, status: &watch::Sender<Status>, shutdown: &mut watch::Receiver<bool>) -> bool {
+async fn pause(
+    wait: Duration,
+    status: &watch::Sender<Status>,
+    control: &Control,
+    shutdown: &mut watch::Receiver<bool>,
+) -> bool {
+    let mut asked = control.look_again.subscribe();
     let until = tokio::time::Instant::now() + wait;
     loop {
         status.send_modify(|status| status.updated_at = Timestamp::now());
         tokio::select! {
             () = tokio::time::sleep_until(until) => return false,
+            Ok(()) = asked.changed() => return false,
             () = tokio::time::sleep(Duration::from_secs(3)) => {}
             ended = shutdown.wait_for(|&stop| stop) => return ended.is_ok(),
         }

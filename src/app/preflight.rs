@@ -8,28 +8,41 @@ use serde_json::json;
 
 use super::SourceUrl;
 use super::judge::{Finding, few};
+use super::tables::Aside;
 use crate::apply::Shape;
-use crate::config::{Existing, ProjectUrl, Settings};
-use crate::pg::catalog::{self, Selection};
-use crate::pg::{self, Client, quote};
+use crate::capture::slot::restricted;
+use crate::config::{self, Existing, ProjectUrl, Settings};
+use crate::pg::catalog::{self, Selection, Survey};
+use crate::pg::{self, Client};
 use crate::reconcile;
+use crate::remedy::{self, INSTALL};
 use crate::rest::{self, Body};
-use crate::types::{ApiKey, Fault, Lsn, Position, Table, TableName};
+use crate::types::{ApiKey, Fault, Lsn, ParkedRows, Position, Table, TableName};
 
 /// The version of our SQL that this program speaks with.
-const INSTALLED: i64 = 1;
+const INSTALLED: i64 = 2;
 
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
-    checkpoint: (u64, u64),
+    pub checkpoint: (u64, u64),
     pub source: serde_json::Value,
     /// The target may leave triggers and foreign keys to the source.
     pub suppress: bool,
     pub tables: Vec<Finding>,
+    /// Rows that were set aside.
+    pub parked: Vec<ParkedRows>,
 }
 
 impl Hello {
+    /// Only what it says of some of the tables that were asked about.
+    pub fn of(mut self, asked: &[Table], some: &[Table]) -> Self {
+        let wanted = |table: &Table| some.iter().any(|one| one.oid == table.oid);
+        self.tables =
+            asked.iter().zip(self.tables).filter(|(table, _)| wanted(table)).map(|(_, found)| found).collect();
+        self
+    }
+
     pub fn checkpoint(&self) -> Position {
         let (major, minor) = self.checkpoint;
         Position { major, minor }
@@ -55,45 +68,50 @@ pub fn endpoint(settings: &Settings) -> Result<(&ProjectUrl, &ApiKey), Fault> {
 /// A client for the target, by the settings.
 pub fn client(settings: &Settings) -> Result<rest::Client, Fault> {
     let (url, key) = endpoint(settings)?;
-    let ca_pem = settings.supabase.ca_file.as_ref().map(|path| {
-        std::fs::read(path).map_err(|error| {
-            Fault::stop(format!("cannot read {}: {error}", path.display()), "correct [supabase] ca_file")
-        })
-    });
     rest::Client::new(&rest::Settings {
         url: url.as_url().to_string(),
         key: key.clone(),
-        ca_pem: ca_pem.transpose()?,
+        ca_pem: settings.supabase.ca_pem()?,
         timeout: settings.supabase.timeout,
     })
 }
 
-/// The tables to replicate, with the columns that the settings choose.
+/// The tables to replicate, with the columns that the settings and the publication choose.
 pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, Fault> {
-    let selection = Selection {
-        schemas: settings.tables.schemas.clone(),
-        include: settings.tables.include.clone(),
-        exclude: settings.tables.exclude.clone(),
-    };
-    let survey = catalog::survey(source, &selection).await?;
+    let survey = survey(source, settings).await?;
     readable(source, &survey.tables).await?;
     for left_out in &survey.left_out {
         tracing::warn!("{left_out}, so it is not replicated");
     }
     let mut tables = survey.tables;
     for (name, one) in &settings.table {
-        let table = tables.iter_mut().find(|table| table.name.to_string() == *name).ok_or_else(|| {
-            let fix = "write it as schema.table, and let [tables] choose it";
-            Fault::stop(format!("[table.\"{name}\"] is about a table that is not replicated"), fix)
-        })?;
-        choose(table, &one.columns)?;
+        let table = tables.iter_mut().find(|table| table.name.to_string() == *name);
+        one.choose(table.ok_or_else(|| config::not_chosen(name))?)?;
+    }
+    for restricted in restricted::read(source, &settings.source.publication).await? {
+        if let Some(table) = tables.iter_mut().find(|table| table.name == restricted.table) {
+            restricted.choose(table)?;
+        }
     }
     if tables.is_empty() {
-        let schemas = settings.tables.schemas.join(", ");
-        let fix = "choose others with [tables] schemas or include, or: alter table … add primary key (…)";
-        return Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix));
+        none_chosen(settings)?;
     }
     Ok(tables)
+}
+
+/// The settings choose tables, and none can be replicated.
+pub(crate) fn none_chosen(settings: &Settings) -> Result<(), Fault> {
+    let schemas = settings.tables.schemas.join(", ");
+    let fix = "choose others with [tables] schemas or include, or: alter table … add primary key (…)";
+    Err(Fault::stop(format!("no table with a primary key is chosen in {schemas}"), fix))
+}
+
+/// What the settings choose of the tables that are there now.
+pub async fn survey(source: &Client, settings: &Settings) -> Result<Survey, Fault> {
+    let mut exclude = settings.tables.exclude.clone();
+    exclude.push(settings.state.table.to_string()); // ours, whatever its name
+    let (schemas, include) = (settings.tables.schemas.clone(), settings.tables.include.clone());
+    catalog::survey(source, &Selection { schemas, include, exclude }).await
 }
 
 const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \
@@ -109,42 +127,20 @@ async fn readable(source: &Client, tables: &[Table]) -> Result<(), Fault> {
     let (mut names, mut quoted, mut schemas, mut role) = (Vec::new(), Vec::new(), BTreeSet::new(), String::new());
     for row in &rows {
         let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        quoted.push(quote::table(&name));
         names.push(name.to_string());
         if !row.get::<_, bool>(2) {
-            schemas.insert(quote::ident(&name.schema));
+            schemas.insert(name.schema.clone());
         }
+        quoted.push(name);
         role = row.get(3);
     }
     if rows.is_empty() {
         return Ok(());
     }
-    let grantee = quote::ident(&role);
-    let usage: String = schemas.iter().map(|name| format!("grant usage on schema {name} to {grantee}; ")).collect();
     Err(Fault::stop(
         format!("role {role} may not read {} at the source", few(&names, ", ")),
-        format!("at the source: {usage}grant select on {} to {grantee};", quoted.join(", ")),
+        format!("at the source: {};", remedy::may_read(&role, &Vec::from_iter(schemas), &quoted).join("; ")),
     ))
-}
-
-fn choose(table: &mut Table, columns: &[String]) -> Result<(), Fault> {
-    if columns.is_empty() {
-        return Ok(());
-    }
-    let place = format!("[table.\"{}\"] columns", table.name);
-    let has = |name: &String| table.columns.iter().any(|column| &column.name == name);
-    if let Some(unknown) = columns.iter().find(|name| !has(name)) {
-        let all: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        return Err(Fault::stop(
-            format!("{place}: there is no column `{unknown}`"),
-            format!("choose of {}", all.join(", ")),
-        ));
-    }
-    if let Some(key) = table.key.iter().find(|key| !columns.contains(key)) {
-        return Err(Fault::stop(format!("{place} leaves out `{key}`, which is in the primary key"), "add it"));
-    }
-    table.columns.retain(|column| columns.contains(&column.name));
-    Ok(())
 }
 
 /// What the first calls of a start say.
@@ -157,21 +153,50 @@ pub struct Greeting<'a> {
     pub tables: &'a [Table],
     /// Tables that were judged fit.
     pub begin: &'a [TableName],
+    /// Tables to set aside: from now on they miss changes.
+    pub park: &'a [Aside],
     /// The stream begins anew here, and no table counts as copied any more.
     pub restart: Option<Lsn>,
+    /// `tables` are only some of the route's.
+    pub look: bool,
+    /// Tables that do not count as copied any more.
+    pub again: &'a [TableName],
+}
+
+impl<'a> Greeting<'a> {
+    /// Asks for nothing yet.
+    pub fn new(route: &'a str) -> Self {
+        let source = json!({});
+        Self { route, source, tables: &[], begin: &[], park: &[], restart: None, look: false, again: &[] }
+    }
 }
 
 pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hello, Fault> {
-    let Greeting { route, source, tables, begin, restart } = greeting;
+    let Greeting { route, source, tables, begin, park, restart, look, again } = greeting;
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            json!({"schema": table.name.schema, "name": table.name.name, "columns": columns, "key": table.key})
+            let TableName { schema, name } = &table.name;
+            json!({"schema": schema, "name": name, "oid": table.oid, "columns": columns, "key": table.key})
         })
         .collect();
-    let begin: Vec<_> = begin.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect();
-    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin});
+    let names = |tables: &[TableName]| -> Vec<_> {
+        tables.iter().map(|table| json!({"schema": table.schema, "name": table.name})).collect()
+    };
+    let (begin, again) = (names(begin), names(again));
+    let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin, "again": again});
+    let park: Vec<_> = park
+        .iter()
+        .filter_map(|aside| Some((&aside.table.name, aside.cause()?)))
+        .map(|(table, cause)| json!({"schema": table.schema, "name": table.name, "reason": cause}))
+        .collect();
+    if !park.is_empty() {
+        request["park"] = park.into();
+    }
+    if *look {
+        request["look"] = true.into();
+    }
     if let Some(restart) = restart {
         request["restart"] = json!([restart.0, 0]);
     }
@@ -188,9 +213,7 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
         .map_err(|error| Fault::stop(format!("lockstep_hello in Supabase answers what is not ours: {error}"), INSTALL))
 }
 
-const INSTALL: &str = "run in Supabase's SQL editor what `lockstep setup supabase --print` prints";
-
-fn other_version(installed: i64) -> Option<Fault> {
+pub(crate) fn other_version(installed: i64) -> Option<Fault> {
     let (which, fix) = match installed.cmp(&INSTALLED) {
         Ordering::Equal => return None,
         Ordering::Less => ("older than", INSTALL),

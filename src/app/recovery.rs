@@ -5,8 +5,8 @@ use std::fmt;
 
 use tracing::{info, warn};
 
-use crate::capture::slot;
 use crate::pg::{self, Client};
+use crate::remedy;
 use crate::types::{Fault, Lsn, Position};
 
 /// What both sides say about the history that the checkpoint belongs to.
@@ -141,14 +141,14 @@ pub async fn facts(source: &Client, slot: &str, publication: &str) -> Result<Opt
 
 /// Makes room for a slot that begins now. What cannot be done without leave is said.
 pub async fn make_room(source: &Client, slot: &str, broken: Broken, may: bool) -> Result<(), Fault> {
-    let drop = format!("select pg_drop_replication_slot({})", pg::quote::literal(slot));
+    let drop = remedy::drop_slot(slot);
     if !may
         && !matches!(broken, Broken::TargetBehind { .. } | Broken::TargetAhead { .. } | Broken::OtherTimeline { .. })
     {
         let sql = if broken.slot_is_useless() { format!("{drop}; ") } else { String::new() };
         return Err(Fault::stop(
             format!("{broken}"),
-            format!("{sql}{}; then both sides are compared and repaired", slot::create_sql(slot, 0)),
+            format!("{sql}{}; then both sides are compared and repaired", remedy::create_slot(slot, 0)),
         ));
     }
     crate::metrics::get().recoveries.with_label_values(&[broken.word()]).inc();

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::judge::Finding;
+use super::tables::Aside;
 use crate::apply::Event;
 use crate::capture::Progress;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
-use crate::types::{CopyMark, Position, Table};
+use crate::types::{CopyMark, ParkedRows, Position, Table};
 
 /// The status is published at most this often while much happens, and at least this often while nothing does.
 const OFTEN: Duration = Duration::from_millis(250);
@@ -36,11 +37,25 @@ impl<'a> Report<'a> {
         status: &'a watch::Sender<Status>,
         tables: &[Table],
         findings: &[Finding],
+        aside: &[Aside],
         checkpoint: Position,
     ) -> Self {
         let now = Timestamp::now();
         let mut next = status.borrow().clone();
+        let before: HashMap<String, TableStatus> =
+            std::mem::take(&mut next.tables).into_iter().map(|table| (table.name.clone(), table)).collect();
         next.tables = tables.iter().zip(findings).map(|(table, finding)| table_status(table, finding)).collect();
+        next.tables.extend(aside.iter().map(|aside| {
+            let (name, state) = (aside.table.name.to_string(), aside.state.clone());
+            TableStatus { name, state, rows: 0, changed_at: None }
+        }));
+        next.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        for table in &mut next.tables {
+            if let Some(before) = before.get(&table.name) {
+                (table.rows, table.changed_at) = (before.rows, before.changed_at);
+            }
+        }
+        next.held = None;
         next.checkpoint = Some(checkpoint);
         next.source.set(true, now);
         next.target.set(true, now);
@@ -57,6 +72,7 @@ impl<'a> Report<'a> {
         &mut self,
         mut progress: watch::Receiver<Progress>,
         mut settled: watch::Receiver<Position>,
+        durable: watch::Receiver<Position>,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Infallible {
         let mut published = Instant::now() - SELDOM;
@@ -73,9 +89,19 @@ impl<'a> Report<'a> {
                 }
                 _ = tick.tick() => {}
             }
+            // What was read is asked first: what the target holds may then be newer than it, never older.
             let read = *progress.borrow_and_update();
             let done = *settled.borrow_and_update();
+            let held = *durable.borrow();
+            // Apply tells what it set aside before it tells that it is done with it: so it is heard before, too.
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
             self.measure(read, done);
+            self.next.held = Some(match read.handed.is_some_and(|handed| held >= handed) {
+                true => held.max(Position::at(read.received)),
+                false => held,
+            });
             let wait = if news || self.behind.is_some() { OFTEN } else { SELDOM };
             if published.elapsed() >= wait {
                 self.publish();
@@ -100,6 +126,7 @@ impl<'a> Report<'a> {
                 self.latency = Some((now - committed_at).max(0) as f64 / 1e6);
             }
             Event::Copied(mark) => self.copied(&mark),
+            Event::Parked { tables, discarded } => self.parked(tables, discarded),
             Event::Trouble(cause) => self.troubled(cause),
         }
     }
@@ -123,6 +150,23 @@ impl<'a> Report<'a> {
         metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
         self.count_tables();
+    }
+
+    /// What is parked now.
+    pub fn parked(&mut self, tables: Vec<ParkedRows>, discarded: Option<u64>) {
+        let metrics = crate::metrics::get();
+        let now = Timestamp::now().as_second();
+        metrics.parked_rows.reset();
+        for table in &tables {
+            metrics.parked_rows.with_label_values(&[table.name().as_str()]).set(table.rows as i64);
+        }
+        let oldest = tables.iter().map(|table| table.oldest).min();
+        metrics.parked_oldest_seconds.set(oldest.map_or(0, |oldest| (now - oldest).max(0)));
+        if let Some(discarded) = discarded {
+            // The target counts, since a row may be discarded while no service runs.
+            metrics.rows_discarded.inc_by(discarded.saturating_sub(metrics.rows_discarded.get()));
+        }
+        self.next.parked = tables;
     }
 
     fn troubled(&mut self, cause: Option<String>) {
@@ -160,7 +204,7 @@ impl<'a> Report<'a> {
             self.next.rows_per_second = (self.rows - rows) as f64 / elapsed;
             self.counted = (Instant::now(), self.rows);
         }
-        let copying = |table: &TableStatus| !matches!(table.state, TableState::Streaming);
+        let copying = |table: &TableStatus| matches!(table.state, TableState::Pending | TableState::Copying { .. });
         self.next.state = match &self.trouble {
             Some(cause) => State::Waiting { cause: cause.clone() },
             None if self.next.tables.iter().any(copying) => State::Copying,

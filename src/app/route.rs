@@ -3,23 +3,30 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::judge::{Finding, judge};
+use super::judge::Finding;
 use super::preflight::{self, Greeting, Hello};
-use super::recovery;
 use super::report::Report;
-use crate::apply::{Apply, Reached, Shapes};
+use super::tables::{self, Aside, Refused};
+use super::way::{self, Desk, Way};
+use super::{evolve, recovery};
+use crate::apply::tables::{self as plain, Joints, Tables};
+use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
+use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
-use crate::config::{Settings, Triggers};
+use crate::config::{OnRefusal, Settings, Triggers};
+use crate::jobs::Work;
+use crate::ledger::runs;
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Lsn, Position, Table, queue};
+use crate::types::{CopyMark, Fault, Job, Lsn, Position, Table, TableName, queue};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -29,9 +36,28 @@ struct Ready {
     source: Client,
     target: rest::Client,
     tables: Vec<Table>,
+    /// Tables whose changes are skipped.
+    aside: Vec<Aside>,
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
+    way: Way,
+}
+
+/// How a life of the route ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Shutdown,
+    /// Something has changed about the tables: both sides are looked at again, at once.
+    LookAgain,
+}
+
+/// What reaches a running route from outside.
+pub struct Control {
+    /// Counts up when somebody wants both sides to be looked at again.
+    pub look_again: watch::Sender<u64>,
+    /// Tables to compare. Whichever life of the route runs takes them.
+    pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -39,26 +65,34 @@ pub async fn run(
     settings: &Settings,
     status: &watch::Sender<Status>,
     up: &mut bool,
+    control: &Control,
+    refused: &[Refused],
+    limits: &Limits,
     shutdown: watch::Receiver<bool>,
-) -> Result<(), Fault> {
+) -> Result<Ended, Fault> {
     let mut stopping = shutdown.clone();
+    // Who asks from now on may mean what this look has seen already, and is heard all the same.
+    let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings) => ready?,
-        Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(()),
+        ready = look(settings, refused) => ready?,
+        Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
-    stream(settings, status, ready, shutdown).await
+    stream(settings, status, ready, control, limits, asked, shutdown.clone()).await?;
+    Ok(if *shutdown.borrow() { Ended::Shutdown } else { Ended::LookAgain })
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
-    let greeting = Greeting { route: ROUTE, source: json!({}), tables: &[], begin: &[], restart: None };
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let greeting = Greeting::new(ROUTE);
+    let way = way::choose(settings, &target).await?;
+    let desk = Desk { way, settings, source: &source, target: &target };
+    let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -67,21 +101,36 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
-    judge(&tables, &hello.tables, settings.copy.existing)?;
-    if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
+    let restricted = restricted::read(&source, &settings.source.publication).await?;
+    let filtered: Vec<_> = restricted.into_iter().filter(|one| one.filter.is_some()).collect();
+    let filtered = filtered.into_iter().filter(|one| tables.iter().any(|table| table.name == one.table));
+    if let Some(one) = filtered.clone().next() {
+        // From here on they may have missed changes, which is on record before anybody is told.
+        let again: Vec<TableName> = filtered.map(|one| one.table).collect();
+        desk.hello(&Greeting { tables: &tables, again: &again, ..greeting.clone() }).await?;
+        return Err(one.refusal(&settings.source.publication).unwrap_or_else(|| Fault::retry("a row filter")));
+    }
+    if evolve::evolve(&desk, &tables, &hello.tables).await? {
+        return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
+    }
+    let checkpoint = hello.checkpoint();
+    let paused = runs::paused(&source).await?;
+    let begun = checkpoint != Position::default();
+    let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
+    let hello = missed(&desk, &tables, &sorted.aside, &greeting, hello).await?;
+    if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
              act there too, and rows are written in the source's order"
         );
     }
-    let checkpoint = hello.checkpoint();
     let known_timeline = hello.source["timeline"].as_u64().and_then(|timeline| u32::try_from(timeline).ok());
     let found = found.map(|facts| recovery::Facts { checkpoint, known_timeline, ..facts });
     let broken = found.as_ref().and_then(recovery::judge);
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
     }
-    let names = preflight::names(&tables);
+    let names = tables::names(&tables, &sorted.aside);
     let want = slot::Want {
         slot: &settings.source.slot,
         publication: &settings.source.publication,
@@ -92,20 +141,47 @@ async fn look(settings: &Settings) -> Result<Ready, Fault> {
     if slot.created {
         info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
     }
-    let first =
-        Greeting { source: here.clone(), begin: &names, restart: broken.map(|_| slot.confirmed), ..greeting.clone() };
-    let known = preflight::hello(&target, &first).await?;
+    let fit = preflight::names(&sorted.active);
+    let restart = broken.map(|_| slot.confirmed);
+    let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
+    let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { tables: &tables, ..greeting }).await?,
+        Some(_) => desk.hello(&Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
-    Ok(Ready { source, target, tables, read_at, hello })
+    let hello = hello.of(&tables, &sorted.active);
+    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way })
+}
+
+/// Tables that are set aside miss changes, and so do those that were taken out of the publication: they do not count as
+/// copied any more, which is on record before anything is skipped or published again.
+async fn missed(
+    desk: &Desk<'_>,
+    tables: &[Table],
+    aside: &[Aside],
+    greeting: &Greeting<'_>,
+    hello: Hello,
+) -> Result<Hello, Fault> {
+    let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
+    let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
+    let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
+    let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
+    let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
+    if again.is_empty() {
+        return Ok(hello);
+    }
+    let hello = desk.hello(&Greeting { tables, again: &again, ..greeting.clone() }).await?;
+    let still = tables.iter().zip(&hello.tables).any(|(table, finding)| finding.copied && again.contains(&table.name));
+    match still {
+        true => Err(Fault::stop("our SQL in Supabase is older than this program", crate::remedy::INSTALL)),
+        false => Ok(hello),
+    }
 }
 
 /// Refuses to go on with another source's positions: they mean nothing here.
-fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
+pub(crate) fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool) -> Result<(), Fault> {
     let part = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("?").to_owned();
     // While nothing is written it may still become another one.
     if fresh || (known["system"] == here["system"] && known["slot"] == here["slot"]) {
@@ -129,7 +205,7 @@ fn same_source(known: &serde_json::Value, here: &serde_json::Value, fresh: bool)
     ))
 }
 
-/// A transaction of up to so many full batches is still written whole, as one request; a larger one is split. It
+/// A transaction of up to so many full batches is still one request; a larger one travels in parts of that size. It
 /// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
 const WHOLE: usize = 4;
 
@@ -146,18 +222,23 @@ async fn stream(
     settings: &Settings,
     status: &watch::Sender<Status>,
     ready: Ready,
-    shutdown: watch::Receiver<bool>,
+    control: &Control,
+    limits: &Limits,
+    mut asked: watch::Receiver<u64>,
+    mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, read_at, hello } = ready;
+    let Ready { source, target, tables, aside, read_at, hello, way } = ready;
+    let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
-    let copies = copies(&tables, &hello);
+    let copies = copies(&tables, &hello, way);
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
     let (settled, settled_seen) = watch::channel(checkpoint);
     let (durable, confirmable) = watch::channel(checkpoint);
+    let held = confirmable.clone();
     let (progress, progress_seen) = watch::channel(capture::Progress::default());
     // Two ranges: one waits for its watermark while the next is read.
     let (ranges, ranges_in) = mpsc::channel(2);
@@ -167,7 +248,9 @@ async fn stream(
     let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
-    let mut report = Report::new(status, &tables, &hello.tables, checkpoint);
+    status.send_modify(|status| status.way = Some(way.word().into()));
+    let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint);
+    report.parked(hello.parked.clone(), None);
 
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
@@ -176,47 +259,80 @@ async fn stream(
         part_bytes: settings.apply.max_batch_bytes.saturating_mul(WHOLE),
         ..capture::Settings::new(url.clone())
     };
-    let stop = shutdown.clone();
-    parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stop, progress).await });
+    let stopped = shutdown.clone();
+    parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await });
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-    let gathering = pipeline::Settings { run, keys, batch_bytes: settings.apply.max_batch_bytes };
+    let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     parts.spawn(async move {
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
         Ok(())
     });
 
-    let client = target.clone();
-    let apply = Apply {
-        settings: crate::apply::Settings {
-            route: ROUTE.into(),
-            suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
-        },
-        client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
-        copying,
-        reached: Reached::new(checkpoint, settled, durable),
-        events,
-        rereads,
-    };
-    parts.spawn(apply.run(pulls));
+    let (client, looking) = (target.clone(), target.clone());
+    let shapes = Shapes::new(preflight::shapes(&tables, settings), read_at);
+    match way {
+        Way::Rpc => {
+            let apply = Apply {
+                settings: crate::apply::Settings {
+                    route: ROUTE.into(),
+                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    whole_bytes: settings.apply.whole_bytes,
+                    limits: limits.clone(),
+                    park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
+                },
+                client: target,
+                shapes,
+                copying,
+                reached: Reached::new(checkpoint, settled, durable),
+                events,
+                rereads,
+                parked: Parked::new(hello.parked.clone()),
+                staged: None,
+            };
+            parts.spawn(apply.run(pulls));
+        }
+        Way::Tables => {
+            let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+            let facts = plain::facts(&source, &oids).await?;
+            let begun = checkpoint > Position::default();
+            let request_bytes = settings.apply.max_batch_bytes;
+            let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
+            let joints = Joints { client: target, shapes, copying, settled, durable, events, rereads };
+            parts.spawn(Tables::new(how, facts, joints).run(pulls));
+        }
+    }
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = preflight::reconciling(settings, url, client);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
-    let stop = shutdown.clone();
+    // Ends with the route, whatever it is at: the runner begins the table again.
+    let mut beside = JoinSet::new();
+    beside.spawn(compare(control.work.clone(), copying.clone(), tables.clone(), inlet.clone()));
+    let stopped = shutdown.clone();
     parts.spawn(async move {
         match reconcile::copy(&copying, copies, &inlet).await {
             // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
-            Err(Fault::Retry { .. }) if *stop.borrow() => Ok(()),
+            Err(Fault::Retry { .. }) if *stopped.borrow() => Ok(()),
             end => end,
         }
     });
 
-    let slot = settings.source.slot.clone();
-    let watching = watch_slot(source, slot);
+    let watching = watch_slot(&source, &settings.source.slot);
+    let desk = Desk { way, settings, source: &source, target: &looking };
+    let turning = async {
+        tokio::select! {
+            _ = ending.wait_for(|&stop| stop) => {}
+            Ok(()) = asked.changed() => info!("somebody asked to look at the tables again"),
+            why = tables::until_changed(&desk, &tables, &aside) => {
+                info!(%why, "looking at both sides again");
+            }
+        }
+        stop.send_replace(true);
+        std::future::pending::<Infallible>().await
+    };
 
     let ended = async {
         while let Some(end) = parts.join_next().await {
@@ -229,8 +345,9 @@ async fn stream(
     let deadline = deadline(shutdown, settings.shutdown.deadline);
     tokio::select! {
         end = &mut ended => end,
-        never = report.keep(progress_seen, settled_seen, happened) => match never {},
+        never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
         never = watching => match never {},
+        never = turning => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())
@@ -243,7 +360,7 @@ const RETAINED: &str = "select pg_wal_lsn_diff(case when pg_is_in_recovery() the
                         from pg_replication_slots where slot_name = $1";
 
 /// Keeps the gauge of the WAL that the source holds for us. A lost connection is capture's to notice.
-async fn watch_slot(source: Client, slot: String) -> Infallible {
+async fn watch_slot(source: &Client, slot: &str) -> Infallible {
     // As often as Prometheus commonly looks.
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(15));
     loop {
@@ -256,6 +373,22 @@ async fn watch_slot(source: Client, slot: String) -> Infallible {
     }
 }
 
+/// Compares what it is handed, a table at a time, for as long as the route lives.
+async fn compare(
+    work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    settings: reconcile::Settings,
+    tables: Vec<Table>,
+    inlet: reconcile::Inlet,
+) {
+    let mut work = work.lock().await;
+    while let Some(Work { table, repair, progress, reply }) = work.recv().await {
+        let job = Job { tables: vec![table], repair, why: String::new() };
+        let end = reconcile::run(&settings, &tables, &job, Some(&inlet), &progress).await;
+        let report = end.and_then(|mut reports| reports.pop().ok_or_else(|| Fault::retry("there was no report")));
+        let _ = reply.send(report); // the runner may have ended with the service
+    }
+}
+
 /// Ends `after` the shutdown began.
 async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duration) {
     if shutdown.wait_for(|&stop| stop).await.is_err() {
@@ -265,7 +398,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 }
 
 /// Tables whose first copy is not finished, and how far it is.
-fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
+fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
     let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
@@ -276,7 +409,8 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
-        in_doubt: finding.is_in_doubt(),
+        // Plain PostgREST has no digests: everything is written again, and rows that only the target has stay.
+        in_doubt: finding.is_in_doubt() && way == Way::Rpc,
     };
     unfinished.map(copy).collect()
 }

@@ -5,20 +5,28 @@ use serde::Deserialize;
 use super::encode::{Group, Op};
 use crate::pg::quote;
 use crate::rest::{Class, sqlstate};
-use crate::types::{Fault, Position, TableName};
+use crate::types::{Fault, ParkedRows, Position, TableName};
 
 #[derive(Debug)]
 pub enum Answer {
     Applied {
         absent: u64,
+        /// What is parked now, where anything is or was.
+        parked: Option<Vec<ParkedRows>>,
     },
     Duplicate,
     Gap {
         at: Position,
     },
-    /// A row to update is not there.
+    /// Rows to update are not there, or stale: they must be read again.
     Missing(Refusal),
     Refused(Refusal),
+    /// So many rows of a table were refused that it is not about single rows.
+    Overflow(Refusal),
+    /// What the request refers to does not lie in the target (any more).
+    Unstaged,
+    /// What was staged took longer than the target allows.
+    Late,
 }
 
 /// The function's answer as it travels.
@@ -27,6 +35,7 @@ pub struct Wire {
     status: String,
     #[serde(default)]
     absent: u64,
+    parked: Option<Vec<ParkedRows>>,
     at: Option<(u64, u64)>,
     #[serde(flatten)]
     refusal: Refusal,
@@ -37,6 +46,8 @@ pub struct Wire {
 pub struct Refusal {
     /// Number of the group that was refused; -1 when it was none of them.
     group: Option<i64>,
+    /// Which groups miss their row, where all of them are known.
+    groups: Vec<usize>,
     sqlstate: Option<String>,
     message: Option<String>,
     detail: Option<String>,
@@ -51,7 +62,7 @@ impl Wire {
     /// `Err` holds the cause when the same batch should be sent again.
     pub fn read(self) -> Result<Answer, String> {
         match self.status.as_str() {
-            "applied" => Ok(Answer::Applied { absent: self.absent }),
+            "applied" => Ok(Answer::Applied { absent: self.absent, parked: self.parked }),
             "duplicate" => Ok(Answer::Duplicate),
             "gap" => {
                 let (major, minor) = self.at.unwrap_or_default();
@@ -59,6 +70,8 @@ impl Wire {
             }
             "missing" => Ok(Answer::Missing(self.refusal)),
             "refused" => Ok(Answer::Refused(self.refusal)),
+            "unstaged" => Ok(Answer::Unstaged),
+            "overflow" => Ok(Answer::Overflow(self.refusal)),
             "retry" => Err(self.refusal.to_string()),
             other => Err(format!("an answer of unknown status `{other}`")),
         }
@@ -85,13 +98,25 @@ impl Refusal {
         usize::try_from(self.group?).ok()
     }
 
+    /// The groups whose row is missing.
+    pub fn missing(&self) -> Vec<usize> {
+        if self.groups.is_empty() { self.group().into_iter().collect() } else { self.groups.clone() }
+    }
+
     /// Whether a value or a constraint was the reason: in-order replay may pass.
     pub fn is_row(&self) -> bool {
         sqlstate(self.sqlstate()) == Class::Row
     }
 
-    /// What somebody must do about it. The groups are those of the request that was refused.
-    pub fn fault(&self, groups: &[Group]) -> Fault {
+    /// Whether the two sides differ in shape: a table, a column, a key, a type. Rights are another matter.
+    fn is_shape(&self) -> bool {
+        let code = self.sqlstate();
+        code.starts_with("42") && code != "42501" && !self.is_row()
+    }
+
+    /// What somebody must do about it. The groups are those of the request that was refused. With `park`, a table whose
+    /// shape is the reason is set aside instead, and so is one with too many refused rows.
+    pub fn fault(&self, groups: &[Group], park: bool) -> Fault {
         let group = self.group().and_then(|at| groups.get(at));
         let owner = match (given(&self.schema), given(&self.table)) {
             (Some(schema), Some(table)) => Some(TableName::new(schema, table)),
@@ -129,7 +154,19 @@ impl Refusal {
             "LS001" => format!("the row was removed in Supabase; empty {name} there and copy it again"),
             _ => format!("make {name} in Supabase take this row; it is sent again every minute"),
         };
+        if park && self.is_shape() {
+            return Fault::Park { table, cause: format!("{cause}; {fix}") };
+        }
         Fault::stop(cause, fix)
+    }
+
+    /// Too many rows of one table were refused to set each aside.
+    pub fn overflow(&self) -> Fault {
+        let table = TableName::new(given(&self.schema).unwrap_or("?"), given(&self.table).unwrap_or("?"));
+        let name = quote::table(&table);
+        let many = self.message.as_deref().unwrap_or("too many rows were refused");
+        let cause = format!("{many}; make {name} in Supabase take these rows, or raise [apply] park_rows");
+        Fault::Park { table, cause }
     }
 
     fn truncate(&self, group: &Group) -> Fault {
@@ -149,7 +186,8 @@ impl Refusal {
 }
 
 /// With this right, foreign keys and triggers are left to the source, which honoured them.
-const SUPPRESS: &str = "let the owner of our functions leave foreign keys to the source, as a superuser there: \
+const SUPPRESS: &str = "let the owner of our functions leave foreign keys to the source, as a superuser there \
+                        (before PostgreSQL 15: alter role postgres superuser;): \
                         grant set on parameter session_replication_role to postgres;";
 
 fn verb(op: Op) -> &'static str {

@@ -52,6 +52,12 @@ pub struct Group {
     pub tables: Vec<(String, String)>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restart_identity: bool,
+    /// A changed key whose row came only in part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+    /// Which transaction of the source it belongs to, where a group is one row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xid: Option<u32>,
     /// The key of its first row, for a person.
     #[serde(skip)]
     pub first_key: String,
@@ -69,6 +75,8 @@ impl Group {
             lengths: Vec::new(),
             tables: tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect(),
             restart_identity,
+            partial: false,
+            xid: None,
             first_key: String::new(),
         }
     }
@@ -133,6 +141,7 @@ impl Rows {
             columns: self.columns.iter().map(|&column| mapped.columns[column].1.clone()).collect(),
             rows: self.writes.len() as u64,
             lengths,
+            partial: self.op == Op::Rekey && self.columns.len() < mapped.columns.len(),
             first_key,
             ..Group { op: self.op, ..Group::truncate(&[], false) }
         }

@@ -7,10 +7,14 @@
 mod answer;
 mod encode;
 mod fold;
+mod limits;
+mod park;
 mod plan;
 mod reread;
 mod send;
 mod shape;
+mod stage;
+pub mod tables;
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -21,11 +25,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::rest;
-use crate::types::{Batch, Fault, Position, Pull, Reread, TableName};
+use crate::types::{Batch, Fault, ParkedRows, Position, Pull, Reread, TableName};
 use answer::Answer;
+pub use limits::Limits;
+pub use park::Parked;
 use plan::{Order, Plan, plan};
+use send::Mode;
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
+pub use stage::Staged;
 
 /// The target commits without waiting for its disk: a row is seen that much sooner. It writes down what it took at
 /// least this often while batches follow each other, ..
@@ -35,11 +43,17 @@ const FLUSH_IDLE: Duration = Duration::from_millis(200);
 /// Somebody waits for the checkpoint to move. A batch with rows may come meanwhile and do it in passing.
 const FLUSH_MARK: Duration = Duration::from_millis(10);
 
+#[derive(Clone)]
 pub struct Settings {
     pub route: String,
     /// The target leaves triggers and foreign keys to the source, and may do so: batches are folded and written set
     /// by set. Otherwise they are written in the source's order.
     pub suppress: bool,
+    /// Rows that are refused are set aside, up to so many of a table; none: they stop the route.
+    pub park_rows: Option<u64>,
+    /// A transaction of up to so many bytes is applied as one, whatever it takes.
+    pub whole_bytes: usize,
+    pub limits: Limits,
 }
 
 /// What was written, for status and metrics.
@@ -51,6 +65,8 @@ pub enum Event {
     Settled { committed_at: i64 },
     /// A first copy got this far.
     Copied(crate::types::CopyMark),
+    /// What is parked now, and how many parked rows were discarded by hand ever since.
+    Parked { tables: Vec<ParkedRows>, discarded: Option<u64> },
     /// An attempt failed and will be made again, or one succeeded after such failures (`None`).
     Trouble(Option<String>),
 }
@@ -66,6 +82,8 @@ pub struct Apply {
     pub events: mpsc::UnboundedSender<Event>,
     /// Asks for rows of the source that a change holds only in part.
     pub rereads: mpsc::Sender<Reread>,
+    pub parked: Parked,
+    pub staged: Option<Staged>,
 }
 
 /// How far the target is, and who wants to know.
@@ -96,6 +114,7 @@ impl Apply {
     pub async fn run(mut self, pulls: mpsc::Sender<Pull>) -> Result<(), Fault> {
         let mut next: Option<Prepared> = None;
         loop {
+            self.look_when_due().await?;
             let current = match next.take() {
                 Some(prepared) => prepared,
                 None => match self.next(&pulls).await? {
@@ -103,13 +122,26 @@ impl Apply {
                     None => return self.flush().await,
                 },
             };
-            if current.plan.groups.is_empty() && current.batch.copied.is_empty() {
+            let current = if self.waits_for_more(&current.batch) {
+                match self.stage(current).await? {
+                    Some(current) => current,
+                    None => continue,
+                }
+            } else {
+                current
+            };
+            if self.staged.is_none() && current.plan.groups.is_empty() && current.batch.copied.is_empty() {
                 self.pass_over(&current.batch);
                 continue;
             }
             let durable = self.reached.flushed.elapsed() > FLUSH;
-            let request = send::Request::new(&self.settings, self.reached.base, durable, &current.batch, &current.plan);
-            let mut sending = pin!(send::until_answered(self.client.clone(), request, self.events.clone()));
+            let (base, whole) = (self.reached.base, Mode::Whole);
+            let mut request = send::Request::new(&self.settings, base, durable, &current.batch, &current.plan, whole);
+            if let Some(staged) = self.staged_header() {
+                request = send::Request::behind(&self.settings, base, durable, &current.batch, &current.plan, &staged);
+            }
+            let (client, settings) = (self.client.clone(), self.settings.clone());
+            let mut sending = pin!(send::until_answered(client, settings, request, self.events.clone()));
             // While it is in flight, a batch that is full already is planned ahead. One that is not full keeps
             // growing until this one is answered.
             let (reply, mut ahead) = oneshot::channel();
@@ -130,20 +162,26 @@ impl Apply {
                 Some(answer) => answer,
                 None => sending.await,
             };
-            self.take(current, answer?, durable).await?;
+            let answer = self.staged_answered(answer?)?;
+            self.take(current, answer, durable).await?;
         }
     }
 
-    /// The next batch; while none comes, what is due is flushed.
+    /// The next batch; while none comes, what is due is done.
     async fn next(&mut self, pulls: &mpsc::Sender<Pull>) -> Result<Option<Batch>, Fault> {
         let mut batch = pin!(pull(pulls));
         loop {
-            let Some(due) = self.reached.flush_by else { return Ok(batch.await) };
+            let due = [self.reached.flush_by, self.parked.next()].into_iter().flatten().min();
+            let Some(due) = due else { return Ok(batch.await) };
             tokio::select! {
                 biased;
                 batch = &mut batch => return Ok(batch),
-                () = tokio::time::sleep_until(due) => self.flush().await?,
+                () = tokio::time::sleep_until(due) => {}
             }
+            if self.reached.flush_by.is_some_and(|due| due <= Instant::now()) {
+                self.flush().await?;
+            }
+            self.look_when_due().await?;
         }
     }
 
@@ -162,8 +200,10 @@ impl Apply {
             return Ok(());
         }
         let batch = Batch { upto: self.reached.ahead, ..Batch::default() };
-        let request = send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default());
-        let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
+        let request =
+            send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default(), Mode::Whole);
+        let answer =
+            send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
         self.take(Prepared { batch, plan: Plan::default(), by_row: true }, answer, true).await
     }
 
@@ -183,7 +223,8 @@ impl Apply {
     /// Acts on the answer to a batch.
     async fn take(&mut self, prepared: Prepared, answer: Answer, durable: bool) -> Result<(), Fault> {
         match answer {
-            Answer::Applied { absent } => {
+            Answer::Applied { absent, parked } => {
+                self.note_parked(parked);
                 if absent > 0 {
                     info!(rows = absent, "deleted rows that the target did not have");
                 }
@@ -219,7 +260,11 @@ impl Apply {
                 warn!(cause = %refusal, "replaying the batch row by row to find the rows to read again");
                 self.replay(prepared.batch).await
             }
-            Answer::Refused(refusal) | Answer::Missing(refusal) => Err(refusal.fault(&prepared.plan.groups)),
+            Answer::Refused(refusal) | Answer::Missing(refusal) => {
+                Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some()))
+            }
+            Answer::Overflow(refusal) => Err(refusal.overflow()),
+            Answer::Unstaged | Answer::Late => Err(Fault::retry("a request in pieces was not taken; it is sent again")),
         }
     }
 
@@ -229,19 +274,32 @@ impl Apply {
             let copying = |table: &TableName| self.copying.contains(table);
             let plan = plan(&batch, &mut self.shapes, Order::Rows, &copying)?;
             let prepared = Prepared { plan, batch, by_row: true };
-            let request = send::Request::new(&self.settings, self.reached.base, true, &prepared.batch, &prepared.plan);
-            let answer = send::until_answered(self.client.clone(), request, self.events.clone()).await?;
-            let missing = match &answer {
-                Answer::Missing(refusal) => refusal.group().and_then(|group| prepared.plan.origin.get(group)).copied(),
-                _ => None,
+            let mode = self.settings.park_rows.map_or(Mode::Whole, |rows| Mode::Park { rows });
+            let base = self.reached.base;
+            let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);
+            let answer =
+                send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
+            let missing: Vec<usize> = match &answer {
+                Answer::Missing(refusal) => {
+                    refusal.missing().iter().filter_map(|&group| prepared.plan.origin.get(group)).copied().collect()
+                }
+                _ => Vec::new(),
             };
-            let Some(change) = missing else { return Box::pin(self.take(prepared, answer, true)).await };
+            if missing.is_empty() {
+                return Box::pin(self.take(prepared, answer, true)).await;
+            }
             batch = prepared.batch;
-            reread::replace(&mut batch, change, &mut self.shapes, &self.rereads).await?;
+            reread::replace_all(&mut batch, missing, &mut self.shapes, &self.rereads).await?;
         }
     }
 
-    fn written(&mut self, Prepared { batch, plan, .. }: &Prepared, durable: bool) {
+    fn written(&mut self, prepared: &Prepared, durable: bool) {
+        self.count(prepared);
+        self.reached.written(prepared.batch.upto, durable);
+        self.settle(&prepared.batch);
+    }
+
+    fn count(&mut self, Prepared { batch, plan, .. }: &Prepared) {
         for (table, kind, rows) in &plan.counted {
             self.tell(Event::Written { table: table.clone(), kind, rows: *rows });
         }
@@ -254,8 +312,6 @@ impl Apply {
         let metrics = crate::metrics::get();
         metrics.batches.inc();
         metrics.transactions.inc_by(batch.transactions);
-        self.reached.written(batch.upto, durable);
-        self.settle(batch);
     }
 
     fn settle(&self, batch: &Batch) {
@@ -288,6 +344,7 @@ impl Reached {
     }
 }
 
+/// The next batch; `None` when the pipeline has ended.
 async fn pull(pulls: &mpsc::Sender<Pull>) -> Option<Batch> {
     let (reply, batch) = oneshot::channel();
     pulls.send(Pull { full: false, reply }).await.ok()?;

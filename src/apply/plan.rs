@@ -89,10 +89,17 @@ pub fn plan(
     }
     planner.barrier();
     planner.plan.origin.resize(planner.plan.groups.len(), batch.changes.len().saturating_sub(1));
+    if order == Order::Rows {
+        // Should the row be set aside, it is read again by who can see this transaction.
+        for (group, &at) in planner.plan.groups.iter_mut().zip(&planner.plan.origin) {
+            group.xid = batch.xid_of(at).filter(|&xid| xid > 0);
+        }
+    }
     Ok(planner.plan)
 }
 
-fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
+/// What a change of one row comes to, and its name for people.
+pub fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
     match change {
         Change::Insert { new, .. } => ("insert", Write::Upsert(new.clone())),
         Change::Delete { old, .. } => ("delete", Write::Delete(old.clone())),

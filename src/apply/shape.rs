@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::types::{Fault, Position, Relation, TableName};
+use crate::types::{Fault, Position, Relation, RelationColumn, TableName};
 
 /// What is agreed about one table before the stream starts.
 #[derive(Clone, Debug)]
@@ -45,6 +45,19 @@ const REMEMBERED: usize = 4;
 impl Shapes {
     pub fn new(shapes: HashMap<u32, Shape>, read_at: Position) -> Self {
         Self { shapes, read_at, known: HashMap::new() }
+    }
+
+    /// A replicated table as a reader would describe it, and its key's columns.
+    pub fn described(&self, table: &TableName) -> Option<(Arc<Relation>, Vec<String>)> {
+        let (&oid, shape) = self.shapes.iter().find(|(_, shape)| shape.name == *table)?;
+        let column = |name: &String| RelationColumn {
+            name: name.clone(),
+            key: shape.key.contains(name),
+            type_oid: 0, // only the stream's relations know it, and nobody asks for it
+            type_modifier: -1,
+        };
+        let columns = shape.columns.iter().map(column).collect();
+        Some((Arc::new(Relation { oid, name: shape.name.clone(), identity: b'd', columns }), shape.key.clone()))
     }
 
     /// The mapping of a relation that came up to `upto`; `None` when its table is not replicated.

@@ -5,6 +5,8 @@
 
 pub mod assemble;
 #[cfg(test)]
+mod differential_tests;
+#[cfg(test)]
 mod encode;
 pub mod feedback;
 pub mod pgoutput;

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::pg::replication::{Connection, Failure, System};
 use crate::pg::{Client, Url, client, quote};
+use crate::remedy;
 use crate::types::{Fault, Lsn, Position, TableName};
 
 use super::Settings;
 
 pub mod publication;
 mod refusal;
-mod server;
+pub mod restricted;
+pub(crate) mod server;
 
-use refusal::{gone_slot, in_use, lost_slot, no_free_slot, waits, wal_level};
+pub(crate) use refusal::{NO_FREE_SLOT, lost_slot};
+use refusal::{gone_slot, in_use, no_free_slot, waits, wal_level};
 use server::{Server, identify};
 
 /// Which cluster it is, known before anything is made there. `ensure` says it too.
@@ -134,26 +137,13 @@ impl Slot {
     /// How somebody else's use of it is ended.
     fn release(&self) -> String {
         let pid = self.active_pid.as_deref().unwrap_or_default();
-        format!("stop what reads it: select pg_terminate_backend({pid}); or use another one: LOCKSTEP_SLOT")
+        format!("stop what reads it: {}; or use another one: LOCKSTEP_SLOT", remedy::terminate(pid))
     }
 
     /// Whether it is ours to stream from.
     fn judge(&self, database: &str) -> Result<(), Fault> {
         let name = &self.name;
-        let other = "choose another name for the slot, or drop this one if nobody needs it";
-        let drop = format!("select pg_drop_replication_slot({})", quote::literal(name));
-        if self.plugin != "pgoutput" {
-            return Err(Fault::stop(
-                format!("slot {name} exists with another plugin ({})", self.plugin),
-                format!("{other}: {drop}"),
-            ));
-        }
-        if self.database != database {
-            return Err(Fault::stop(
-                format!("slot {name} belongs to database {}, not to {database}", self.database),
-                format!("{other}: {drop}"),
-            ));
-        }
+        judge_kind(name, &self.plugin, &self.database, database)?;
         if self.wal_status == "lost" {
             return Err(lost_slot(name));
         }
@@ -162,6 +152,17 @@ impl Slot {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a slot of this plugin, in this database, can be ours.
+pub(crate) fn judge_kind(name: &str, plugin: &str, its_database: &str, database: &str) -> Result<(), Fault> {
+    let other = "choose another name for the slot, or drop this one if nobody needs it";
+    let cause = match (plugin, its_database) {
+        ("pgoutput", at) if at == database => return Ok(()),
+        ("pgoutput", at) => format!("slot {name} belongs to database {at}, not to {database}"),
+        (plugin, _) => format!("slot {name} exists with another plugin ({plugin})"),
+    };
+    Err(Fault::stop(cause, format!("{other}: {}", remedy::drop_slot(name))))
 }
 
 /// Before streaming: what the slot has on record, and that it still holds what comes after `resume`.
@@ -228,7 +229,7 @@ fn again(fault: Fault) -> Fault {
 
 /// It waits until every transaction that is open now has ended; `lock_timeout` bounds the wait.
 async fn create(client: &Client, want: &Want<'_>, version: u32) -> Result<Lsn, Fault> {
-    let command = create_sql(want.slot, version);
+    let command = remedy::create_slot(want.slot, version);
     if !want.create {
         return Err(Fault::stop(format!("the source has no replication slot {}", want.slot), command));
     }
@@ -241,22 +242,16 @@ async fn create(client: &Client, want: &Want<'_>, version: u32) -> Result<Lsn, F
             Some("42710") => Fault::retry(format!("slot {} was created by somebody else just now", want.slot)),
             Some("42501") => Fault::stop(
                 format!("the role may not create slot {}: {}", want.slot, client::fault(&error)),
-                format!("alter role {} replication; or, as a role that may: {command}", current_user(client).await),
+                format!("{}; or, as a role that may: {command}", remedy::may_replicate(&current_user(client).await)),
             ),
             _ => client::fault(&error),
         }),
     }
 }
 
-/// A failover slot, where the server knows them, lives on after a switch to a standby.
-pub fn create_sql(slot: &str, version: u32) -> String {
-    let failover = if version >= 170_000 { ", failover => true" } else { "" };
-    format!("select pg_create_logical_replication_slot({}, 'pgoutput'{failover})", quote::literal(slot))
-}
-
 async fn current_user(client: &Client) -> String {
     let row = client.query_one("select current_user::text", &[]).await;
-    row.map_or_else(|_| "…".into(), |row| quote::ident(row.get(0)))
+    row.map_or_else(|_| "…".into(), |row| row.get(0))
 }
 
 #[cfg(test)]
@@ -287,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_failover_slot_is_asked_for_where_the_server_knows_them() {
-        assert!(create_sql("a'b", 170_000).contains("'a''b', 'pgoutput', failover => true"));
-        assert!(!create_sql("s", 160_000).contains("failover"));
+        assert!(remedy::create_slot("a'b", 170_000).contains("'a''b', 'pgoutput', failover => true"));
+        assert!(!remedy::create_slot("s", 160_000).contains("failover"));
     }
 }

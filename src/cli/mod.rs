@@ -2,12 +2,17 @@
 
 mod address;
 mod demo;
+mod doctor;
 mod log;
 mod output;
+mod parked;
 mod run;
 mod schema;
+mod service;
 mod setup;
 mod status;
+mod tables;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +42,18 @@ enum Verb {
     Run,
     /// Ask the running service whether both sides are in step
     Status(status::Args),
+    /// Show what Supabase refused, try it again, or give it up
+    Parked(parked::Args),
+    /// Look at both sides before anything is changed, and say what to mend
+    Doctor(doctor::Args),
+    /// Compare both sides (exit 0: equal, 1: different, 2: it could not be told)
+    Verify(verify::VerifyArgs),
+    /// Compare both sides, and repair what differs
+    Sync(verify::SyncArgs),
+    /// Where each table stands; pause, resume or resync one
+    Tables(tables::TablesArgs),
+    /// What runs of comparison found and repaired, the newest first
+    Runs(tables::RunsArgs),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
@@ -54,6 +71,10 @@ pub(crate) enum Failure {
     Work(Fault),
     /// The answer is no, and has been printed: exit 1.
     No,
+    /// The question could not be answered, for this reason: exit 2.
+    Unknown(Fault),
+    /// The same, and it has been printed.
+    CannotTell,
 }
 
 impl From<Problem> for Failure {
@@ -79,6 +100,11 @@ pub fn main() -> ExitCode {
     match go(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::No) => ExitCode::FAILURE,
+        Err(Failure::CannotTell) => ExitCode::from(2),
+        Err(Failure::Unknown(fault)) => {
+            output::complain(&fault.to_string());
+            ExitCode::from(2)
+        }
         Err(Failure::Settings(problem)) => {
             output::complain(&problem.to_string());
             ExitCode::from(2)
@@ -114,6 +140,12 @@ fn go(cli: Cli) -> Result<(), Failure> {
             wait(run::run(settings))
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
+        Verb::Parked(args) => wait(parked::run(args, &settings()?)),
+        Verb::Doctor(args) => wait(doctor::run(args, cli.config.as_deref())),
+        Verb::Verify(args) => wait(verify::verify(args, &settings()?)),
+        Verb::Sync(args) => wait(verify::sync(args, &settings()?)),
+        Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
+        Verb::Runs(args) => wait(tables::runs(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),
@@ -122,7 +154,11 @@ fn go(cli: Cli) -> Result<(), Failure> {
 
 /// Runs a verb to its end on a runtime of its own.
 fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = if std::env::var("X1").is_ok() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    };
     let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
     let end = runtime.block_on(verb);
     // What still hangs after the verb's own deadline is not waited for.

@@ -1,16 +1,14 @@
 //! `lockstep status`: asks the running service and prints its answer. Exit 0 in step, 1 not.
 
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 
 use super::Failure;
 use super::output::{Paint, align, size, span, thousands};
+use super::service;
 use crate::config::Settings;
-use crate::status::{End, State, Status, TableState, Verdict, View};
+use crate::status::{End, Jobs, State, Status, TableState, Verdict, View};
 use crate::types::Fault;
 
 #[derive(clap::Args)]
@@ -21,7 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> {
-    let text = ask(settings).await?;
+    let text = service::get(settings, "/api/status").await?.answered()?;
     let view: View = serde_json::from_str(&text)
         .map_err(|error| Fault::retry(format!("the answer of {} is not a status: {error}", settings.http.listen)))?;
     if args.json {
@@ -33,47 +31,13 @@ pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> 
     if view.verdict == Verdict::InStep { Ok(()) } else { Err(Failure::No) }
 }
 
-async fn ask(settings: &Settings) -> Result<String, Fault> {
-    let address = reachable(settings.http.listen);
-    let url = format!("http://{address}/api/status");
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
-    let client = client.map_err(|error| Fault::retry(error.to_string()))?;
-    let mut request = client.get(&url);
-    if let Some(token) = &settings.http.token {
-        request = request.bearer_auth(token.expose_secret());
-    }
-    let answer = request.send().await.map_err(|error| {
-        if error.is_connect() {
-            let cause = format!("no Lockstep is running at {address}");
-            return Fault::stop(cause, "start it with `lockstep run`, or set LOCKSTEP_LISTEN to where it listens");
-        }
-        Fault::retry(format!("{url} does not answer: {}", error.without_url()))
-    })?;
-    match answer.status().as_u16() {
-        200 => answer.text().await.map_err(|error| Fault::retry(error.without_url().to_string())),
-        401 => Err(Fault::stop(format!("{address} wants another token"), "set LOCKSTEP_TOKEN to the service's")),
-        status => {
-            let cause = format!("{address} answers with HTTP {status}: another program seems to listen there");
-            Err(Fault::stop(cause, "set LOCKSTEP_LISTEN to where Lockstep listens"))
-        }
-    }
-}
-
-/// Where a service that listens everywhere is reached from this host.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
 /// The whole answer, for people.
 fn show(view: &View, now: Timestamp, paint: Paint) -> String {
     let status = &view.status;
     let mut out = format!("{}\n\n", headline(&view.verdict, paint));
-    for line in align(&facts(status, now)) {
+    let mut known = facts(status, now);
+    known.extend(jobs(&view.jobs, now));
+    for line in align(&known) {
         out += &format!("{line}\n");
     }
     if let State::Stopped { fix, .. } = &status.state {
@@ -119,6 +83,7 @@ fn facts(status: &Status, now: Timestamp) -> Vec<Vec<String>> {
     let mut rows = vec![
         vec!["source".into(), end(&status.source, now)],
         vec!["target".into(), end(&status.target, now)],
+        vec!["apply".into(), status.way.clone().unwrap_or_else(|| "not known".into())],
         vec!["lag".into(), lag],
         vec!["rate".into(), format!("{:.0} rows/s", status.rows_per_second)],
         vec!["checkpoint".into(), place(status.checkpoint)],
@@ -126,6 +91,28 @@ fn facts(status: &Status, now: Timestamp) -> Vec<Vec<String>> {
     ];
     if let Some(error) = &status.last_error {
         rows.push(vec!["last error".into(), format!("{} ago: {}", ago(error.at, now), error.cause)]);
+    }
+    rows
+}
+
+/// What is compared now, and when it was and will be.
+fn jobs(jobs: &Jobs, now: Timestamp) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    if let Some(running) = &jobs.running {
+        let table = running.table.as_deref().unwrap_or("-");
+        let what = if running.repair { "comparing and repairing" } else { "comparing" };
+        let place = format!("{} of {}", running.tables_done + 1, running.tables);
+        rows.push(vec!["run".into(), format!("{what} {table} ({place}), {}", running.why)]);
+    }
+    let last = jobs.last_success_at.map(|at| format!("equal {} ago", ago(at, now)));
+    let next = jobs.next_at.map(|at| format!("next in {}", ago(now, at)));
+    let known: Vec<String> = last.into_iter().chain(next).collect();
+    if !known.is_empty() {
+        rows.push(vec!["compared".into(), known.join(", ")]);
+    }
+    if !jobs.different.is_empty() {
+        let tables: Vec<&str> = jobs.different.keys().map(String::as_str).collect();
+        rows.push(vec!["different".into(), format!("{}: `lockstep sync` repairs them", tables.join(", "))]);
     }
     rows
 }
@@ -142,7 +129,7 @@ fn ago(at: Timestamp, now: Timestamp) -> String {
     span(now.duration_since(at).as_secs_f64().max(0.0))
 }
 
-fn words(state: &TableState) -> String {
+pub(super) fn words(state: &TableState) -> String {
     match state {
         TableState::Copying { copied, estimated } if *estimated > 0 => {
             format!("copying {} of about {}", thousands(*copied), thousands(*estimated))
@@ -155,6 +142,8 @@ fn words(state: &TableState) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::status::{LastError, TableStatus};
 
@@ -178,11 +167,5 @@ mod tests {
             assert!(text.contains(part), "no `{part}` in:\n{text}");
         }
         assert!(!text.contains('\x1b'));
-    }
-
-    #[test]
-    fn a_service_that_listens_everywhere_is_asked_on_this_host() {
-        let ask = |text: &str| reachable(text.parse().unwrap()).to_string();
-        assert_eq!([ask("0.0.0.0:1"), ask("[::]:1"), ask("10.0.0.5:1")], ["127.0.0.1:1", "[::1]:1", "10.0.0.5:1"]);
     }
 }

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::names::{SETTINGS, Setting, find, nearest};
 use super::problem::Problem;
 use super::settings::Settings;
+use crate::scheduler::Timetable;
 
 /// What the settings are made of. Later ones win: file, `.env`, environment.
 #[derive(Default)]
@@ -23,12 +24,21 @@ pub struct Layers {
 /// Reads the settings of this process: the file at `path` (which must exist when it was asked for; without one,
 /// `lockstep.toml` in the working directory is read if it is there), `.env` there, and the environment.
 pub fn load(path: Option<&Path>) -> Result<Settings, Problem> {
+    read(&layers(path)?)
+}
+
+/// The same without one setting, for who looks at what is wrong with it.
+pub fn load_without(path: Option<&Path>, key: &str) -> Result<Settings, Problem> {
+    build(&layers(path)?, Some(key))
+}
+
+fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
     let file = path.unwrap_or(Path::new("lockstep.toml"));
     let text = optional(file)?;
     if let (None, Some(path)) = (&text, path) {
         return Err(Problem::new(path.display().to_string(), "there is no such file"));
     }
-    read(&Layers {
+    Ok(Layers {
         file: text.map(|text| (file.display().to_string(), text)),
         dotenv: optional(Path::new(".env"))?,
         // A variable that is not UTF-8 cannot be one of ours.
@@ -46,6 +56,10 @@ fn optional(path: &Path) -> Result<Option<String>, Problem> {
 
 /// Merges the layers and checks the whole.
 pub fn read(layers: &Layers) -> Result<Settings, Problem> {
+    build(layers, None)
+}
+
+fn build(layers: &Layers, without: Option<&str>) -> Result<Settings, Problem> {
     let file = layers.file.as_ref().map_or("lockstep.toml", |(name, _)| name.as_str());
     let mut tree = match &layers.file {
         Some((name, text)) => parse(name, text)?,
@@ -56,6 +70,11 @@ pub fn read(layers: &Layers) -> Result<Settings, Problem> {
     let dotenv = layers.dotenv.as_deref().map(parse_dotenv).transpose()?.unwrap_or_default();
     overlay(&mut tree, &mut places, &dotenv, ".env")?;
     overlay(&mut tree, &mut places, &layers.env, "the environment")?;
+    if let Some((section, name)) = without.and_then(|key| key.split_once('.'))
+        && let Some(Value::Table(section)) = tree.get_mut(section)
+    {
+        section.remove(name);
+    }
     let place = |key: &str| places.get(key).cloned().unwrap_or_else(|| format!("{key} in {file}"));
 
     let settings: Settings = serde_path_to_error::deserialize(Value::Table(tree))
@@ -169,7 +188,7 @@ fn overlay(
 
 /// Rules that no single value can break, and the bounds of numbers: `(setting, cause)`.
 fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
-    let Settings { supabase, tables, apply, copy, retry, http, shutdown, .. } = settings;
+    let Settings { supabase, tables, apply, copy, schedule, retry, http, shutdown, .. } = settings;
     if let Some(url) = supabase.url.as_ref().filter(|url| url.is_exposed() && !supabase.allow_http) {
         let cause = format!("{url} would carry the key unencrypted; use https, or set SUPABASE_ALLOW_HTTP=true");
         return Err(("supabase.url", cause));
@@ -190,14 +209,34 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     if let Some(bad) = settings.table.keys().find(|name| !name.contains('.')) {
         return Err(("table", format!("[table.\"{bad}\"] names no schema; write [table.\"public.{bad}\"]")));
     }
+    timetables(settings)?;
     // The hard limits: below, the overhead of a request outweighs its rows; above, memory and Supabase's own limits.
     within("apply.max_batch_bytes", apply.max_batch_bytes, 16 << 10, 64 << 20)?;
     within("apply.queue_bytes", apply.queue_bytes, 1 << 20, 1 << 30)?;
+    // Its upper limit: the function in Supabase has two minutes.
+    within("apply.whole_bytes", apply.whole_bytes, 64 << 10, 512 << 20)?;
+    if !(1..=1_000_000).contains(&apply.park_rows) {
+        return Err(("apply.park_rows", format!("{} is outside 1 to 1000000", apply.park_rows)));
+    }
     within("copy.chunk_bytes", copy.chunk_bytes, 16 << 10, 64 << 20)?;
     lasts("supabase.timeout", supabase.timeout, 1, 600)?;
+    lasts("schedule.jitter", schedule.jitter, 0, 3600)?;
     lasts("retry.look_again", retry.look_again, 1, 3600)?;
     lasts("http.in_step_within", http.in_step_within, 1, 86_400)?;
     lasts("shutdown.deadline", shutdown.deadline, 1, 600)
+}
+
+/// A timetable that nobody can read is found at the start, not at the hour at which nothing happens.
+fn timetables(settings: &Settings) -> Result<(), (&'static str, String)> {
+    let schedule = &settings.schedule;
+    crate::scheduler::zone(&schedule.timezone).map_err(|cause| ("schedule.timezone", cause))?;
+    Timetable::parse(&schedule.reconcile, &schedule.timezone).map_err(|cause| ("schedule.reconcile", cause))?;
+    for (name, one) in &settings.table {
+        let Some(own) = &one.reconcile else { continue };
+        Timetable::parse(own, &schedule.timezone)
+            .map_err(|cause| ("table", format!("[table.\"{name}\"] reconcile: {cause}")))?;
+    }
+    Ok(())
 }
 
 fn within(key: &'static str, bytes: usize, least: usize, most: usize) -> Result<(), (&'static str, String)> {

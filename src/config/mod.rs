@@ -1,6 +1,7 @@
 //! Settings: from `lockstep.toml`, overridden by `.env`, overridden by the environment. Everything is checked before
 //! anything starts, and each mistake is one line that names the setting, where it came from and what to do.
 
+mod choice;
 mod load;
 mod names;
 mod problem;
@@ -8,11 +9,12 @@ mod settings;
 mod units;
 mod urls;
 
-pub use load::{Layers, load, read};
+pub use choice::not_chosen;
+pub use load::{Layers, load, load_without, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
-    Apply, Copy, Existing, Http, Log, LogFormat, OneTable, Reconcile, Settings, Shutdown, Source, Supabase, Tables,
-    Triggers,
+    Apply, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Reconcile, Schedule, Schema, Settings,
+    Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::problem::Problem;
 use super::units::{read_bytes, read_duration};
 use super::urls::{ProjectUrl, check_source};
-use crate::types::ApiKey;
+use crate::types::{ApiKey, Fault, TableName};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,7 +24,10 @@ pub struct Settings {
     pub table: BTreeMap<String, OneTable>,
     pub apply: Apply,
     pub copy: Copy,
+    pub schema: Schema,
     pub reconcile: Reconcile,
+    pub schedule: Schedule,
+    pub state: State,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -103,6 +106,16 @@ impl Supabase {
     }
 }
 
+impl Supabase {
+    /// What the certificate file holds, if one is set.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        std::fs::read(path).map(Some).map_err(|error| {
+            Fault::stop(format!("cannot read {}: {error}", path.display()), "correct [supabase] ca_file")
+        })
+    }
+}
+
 /// Which tables are replicated: those with a primary key in `schemas`, narrowed by `include`, less `exclude`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -127,12 +140,17 @@ impl Default for Tables {
 pub struct OneTable {
     /// Replicate only these columns; the key's must be among them. Empty means all.
     pub columns: Vec<String>,
+    /// When this table is compared and repaired, instead of `schedule.reconcile`. An empty list: never by itself.
+    pub reconcile: Option<Vec<String>>,
 }
 
 /// How changes are written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Apply {
+    /// How rows are written: through our functions (`rpc`), by plain requests to the tables (`tables`), or as it can be
+    /// done (`auto`): by `rpc` where our SQL is installed in Supabase.
+    pub way: Way,
     /// Whether the target's triggers and foreign keys act on replicated rows. The source honoured its own already, so
     /// `suppress` avoids doing the work twice; `fire` is for triggers that exist only in Supabase.
     pub triggers: Triggers,
@@ -143,12 +161,37 @@ pub struct Apply {
     /// memory; when it is full the source keeps the WAL until there is room.
     #[serde(deserialize_with = "read_bytes")]
     pub queue_bytes: usize,
+    /// A transaction of up to this size is seen in Supabase whole or not at all, however many requests it takes.
+    /// Larger: longer transactions there. What is larger still arrives in parts, exactly once.
+    #[serde(deserialize_with = "read_bytes")]
+    pub whole_bytes: usize,
+    /// What becomes of a row that Supabase refuses: `park` sets it aside with its reason while the rest goes on,
+    /// `strict` stops the route until the row is taken.
+    pub on_refusal: OnRefusal,
+    /// More refused rows of one table than this are no accident of single rows: then the table is set aside.
+    pub park_rows: u64,
 }
 
 impl Default for Apply {
     fn default() -> Self {
-        Self { triggers: Triggers::Suppress, max_batch_bytes: 1_000_000, queue_bytes: 16 << 20 }
+        Self {
+            way: Way::Auto,
+            triggers: Triggers::Suppress,
+            max_batch_bytes: 1_000_000,
+            queue_bytes: 16 << 20,
+            whole_bytes: 64 << 20,
+            on_refusal: OnRefusal::Park,
+            park_rows: 1000,
+        }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    Auto,
+    Rpc,
+    Tables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -156,6 +199,13 @@ impl Default for Apply {
 pub enum Triggers {
     Suppress,
     Fire,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRefusal {
+    Park,
+    Strict,
 }
 
 /// How rows that exist already get there.
@@ -181,6 +231,67 @@ impl Default for Copy {
 pub enum Existing {
     Refuse,
     Keep,
+}
+
+/// What happens when a table's shape changes at the source.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schema {
+    /// `additive`: a column that is added at the source is added in Supabase too. `park`: the table is set aside with
+    /// the statement that adds it, until somebody has run that.
+    pub evolve: Evolve,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evolve {
+    #[default]
+    Park,
+    Additive,
+}
+
+/// When both sides are compared and what differs is repaired.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// Cron expressions: minute, hour, day of month, month, day of week. More often finds damage sooner, and reads both
+    /// sides more often. An empty list: never by itself.
+    pub reconcile: Vec<String>,
+    /// The zone in which the expressions are meant.
+    pub timezone: String,
+    /// A run begins up to this much later than it is due, so that many services do not begin at once.
+    #[serde(deserialize_with = "read_duration")]
+    pub jitter: Duration,
+    /// Make up, once after the start, for a run that was due while the service was down.
+    pub catch_up: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            reconcile: vec!["0 * * * *".into(), "0 2 * * *".into()],
+            timezone: "UTC".into(),
+            jitter: Duration::from_secs(30),
+            catch_up: true,
+        }
+    }
+}
+
+/// The table in the source that says of each replicated table where it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Keep it. It costs two connections to the source.
+    pub enabled: bool,
+    /// Its name, as `schema.table`. One that is there already is adopted with its rows.
+    #[serde(deserialize_with = "table_name")]
+    pub table: TableName,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+    }
 }
 
 /// How both sides are compared.
@@ -333,6 +444,14 @@ fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Err(D::Error::custom("a name has 1 to 63 bytes in Postgres"));
     }
     Ok(text)
+}
+
+fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.split_once('.') {
+        Some((schema, name)) if !schema.is_empty() && !name.is_empty() => Ok(TableName::new(schema, name)),
+        _ => Err(D::Error::custom(format!("`{text}` names no schema; write `public.{text}`"))),
+    }
 }
 
 fn filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -22,14 +22,17 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>) -> Response {
     let Ok(permit) = shared.live.clone().try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many live views are open\n").into_response();
     };
-    let status = shared.window.status.clone();
-    let events = stream::unfold((shared, status, None::<Instant>), |(shared, mut status, last)| async move {
+    let seen = (shared.window.status.clone(), shared.window.jobs.clone());
+    let events = stream::unfold((shared, seen, None::<Instant>), |(shared, mut seen, last)| async move {
+        let (status, jobs) = &mut seen;
         if let Some(last) = last {
             let news = async {
                 // A publisher that is gone will not send news; the heartbeat shows the age of what it left.
                 timeout(HEARTBEAT, async {
-                    if status.changed().await.is_err() {
-                        std::future::pending().await
+                    tokio::select! {
+                        Ok(()) = status.changed() => {}
+                        Ok(()) = jobs.changed() => {}
+                        else => std::future::pending().await,
                     }
                 })
                 .await
@@ -43,8 +46,9 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>) -> Response {
             }
         }
         status.borrow_and_update();
+        jobs.borrow_and_update();
         let event = Event::default().json_data(shared.view()).ok()?;
-        Some((Ok::<_, Infallible>(event), (shared, status, Some(Instant::now()))))
+        Some((Ok::<_, Infallible>(event), (shared, seen, Some(Instant::now()))))
     });
     let events = stream::StreamExt::inspect(events, move |_| _ = &permit);
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()

@@ -26,6 +26,8 @@ pub(super) struct Guard {
 enum Refusal {
     Host,
     Token,
+    /// A page of somebody else's wants something done.
+    Origin,
 }
 
 impl Guard {
@@ -35,6 +37,12 @@ impl Guard {
 
     fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        // A browser sends a page's own requests with the login it knows, whoever's page it is, and says whose it is.
+        let host = text(header::HOST).unwrap_or_default();
+        let own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
+        if headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(own) {
+            return Err(Refusal::Origin);
+        }
         if self.loopback && !text(header::HOST).is_some_and(names_this_host) {
             return Err(Refusal::Host);
         }
@@ -57,6 +65,7 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
             let say = "this address answers only to localhost; set LOCKSTEP_LISTEN and LOCKSTEP_TOKEN to open it\n";
             (StatusCode::MISDIRECTED_REQUEST, say).into_response()
         }
+        Err(Refusal::Origin) => (StatusCode::FORBIDDEN, "a page from elsewhere may not ask for this\n").into_response(),
         Err(Refusal::Token) => {
             // A browser asks for it by itself: any user name, the token as the password.
             let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"Lockstep\", charset=\"UTF-8\"")];
@@ -116,6 +125,22 @@ mod tests {
             assert_eq!(check(&guard, "/", host, None), Err(Refusal::Host), "{host}");
         }
         assert_eq!(guard.check("/", &HeaderMap::new()), Err(Refusal::Host), "no Host at all");
+    }
+
+    #[test]
+    fn a_page_from_elsewhere_may_ask_for_nothing() {
+        let check = |origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "127.0.0.1:9464".parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            Guard::new(None, true).check("/api/sync", &headers)
+        };
+        assert_eq!((check(None), check(Some("http://127.0.0.1:9464"))), (Ok(()), Ok(())));
+        for origin in ["https://evil.example", "http://127.0.0.1:8080", "null", ""] {
+            assert_eq!(check(Some(origin)), Err(Refusal::Origin), "{origin}");
+        }
     }
 
     #[test]

@@ -1,34 +1,51 @@
-//! The window: page, status, probes and metrics over HTTP. It reads a `watch` and renders metrics, and imports no part
-//! that works, so nothing that happens here can slow or break replication.
+//! The window: page, status, probes and metrics over HTTP, and a slot for commands. It reads a `watch`, renders metrics
+//! and sends commands down a bounded channel; it imports no part that works, so nothing that happens here can slow or
+//! break replication.
 
+mod accept;
+mod api;
 mod events;
 mod guard;
+mod parked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Status, Verdict, View};
-use crate::types::Fault;
+use crate::status::{Jobs, Status, Verdict, View};
+use crate::types::{Fault, JobView, Order};
 
 /// What the window shows, and to whom.
 pub struct Window {
     pub status: watch::Receiver<Status>,
+    pub jobs: watch::Receiver<Jobs>,
+    /// The newest jobs with what they found.
+    pub book: watch::Receiver<Vec<JobView>>,
+    /// Where commands go.
+    pub orders: mpsc::Sender<Order>,
     /// Demanded of everyone when it is set, except by the two probes.
     pub token: Option<SecretString>,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
+}
+
+impl Window {
+    /// One behind which nobody takes commands.
+    pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
+        let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
+        Self { status, jobs, book, orders: mpsc::channel(1).0, token, in_step_within }
+    }
 }
 
 /// Takes the address, before anything else starts: one that is taken should say so at once.
@@ -44,12 +61,8 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
 pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
     let router = router(window, local, shutdown.clone());
-    let ended = async move {
-        let mut shutdown = shutdown;
-        shutdown.wait_for(|stop| *stop).await.ok();
-    };
-    let served = axum::serve(listener, router).with_graceful_shutdown(ended).await;
-    served.map_err(|error| Fault::retry(format!("the page on {local} ended: {error}")))
+    accept::serve(listener, router, accept::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// What every request may see.
@@ -63,7 +76,8 @@ struct Shared {
 
 impl Shared {
     fn view(&self) -> View {
-        View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within)
+        let view = View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within);
+        View { jobs: self.window.jobs.borrow().clone(), ..view }
     }
 }
 
@@ -81,9 +95,20 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/metrics", get(metrics_page))
         .route("/api/status", get(status))
         .route("/api/events", get(events::stream))
+        .route("/api/verify", post(api::verify))
+        .route("/api/sync", post(api::sync))
+        .route("/api/tables/{name}/{action}", post(api::table))
+        .route("/api/jobs/{id}", get(api::job))
+        .route("/api/runs", get(api::runs))
+        .route("/api/parked", get(parked::list))
+        .route("/api/parked/{action}", post(parked::act))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
 }
+
+/// Of a request that has one: a command and its names.
+const BODY_BYTES: usize = 64 << 10;
 
 /// The page may load what this server serves and nothing else, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \

@@ -28,7 +28,7 @@ async fn open(status: Status, token: Option<&str>) -> Open {
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (publish, status) = watch::channel(status);
     let (stop, shutdown) = watch::channel(false);
-    let window = Window { status, token: token.map(Into::into), in_step_within: Duration::from_secs(10) };
+    let window = Window::to_look_at(status, token.map(Into::into), Duration::from_secs(10));
     let served = tokio::spawn(serve(listener, window, shutdown));
     Open { base, publish, stop, served }
 }
@@ -118,4 +118,50 @@ async fn an_address_that_is_taken_is_named_with_the_way_out() {
     let taken = first.local_addr().unwrap();
     let Err(Fault::Stop { cause, fix }) = bind(taken).await else { panic!("two listeners on {taken}") };
     assert!(cause.contains(&taken.to_string()) && fix.contains("LOCKSTEP_LISTEN"));
+}
+
+async fn limited(limits: accept::Limits) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let local = listener.local_addr().unwrap();
+    let (_, status) = watch::channel(streaming());
+    let window = Window::to_look_at(status, None, Duration::from_secs(10));
+    let (stop, shutdown) = watch::channel(false);
+    tokio::spawn(accept::serve(listener, router(window, local, shutdown.clone()), limits, shutdown));
+    (local, stop)
+}
+
+#[tokio::test]
+async fn who_sends_no_whole_head_in_time_is_hung_up_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limits = accept::Limits { head: Duration::from_millis(200), ..accept::Limits::default() };
+    let (local, _stop) = limited(limits).await;
+    for half in ["", "GET /healthz HTTP/1.1\r\nHost: local"] {
+        let mut slow = tokio::net::TcpStream::connect(local).await.unwrap();
+        slow.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let hung_up = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await;
+        assert!(hung_up.is_ok(), "`{half}` still holds a connection");
+    }
+    assert_eq!(get(format!("http://{local}/healthz")).await, (200, "alive\n".into()));
+}
+
+#[tokio::test]
+async fn a_crowd_of_silent_connections_is_bounded_and_leaves_room_when_it_goes() {
+    use tokio::io::AsyncReadExt;
+    let limits = accept::Limits { connections: 3, ..accept::Limits::default() };
+    let (local, _stop) = limited(limits).await;
+    let connect = async || tokio::net::TcpStream::connect(local).await.unwrap();
+    let mut crowd = [connect().await, connect().await, connect().await];
+    let mut late = connect().await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), late.read_to_end(&mut answer)).await;
+    assert!(read.is_ok() && answer.is_empty(), "the fourth is closed at once");
+    assert!(tokio::time::timeout(Duration::from_millis(50), crowd[0].read_u8()).await.is_err(), "the first is kept");
+    drop(crowd);
+    let url = format!("http://{local}/healthz");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while client().get(&url).send().await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "no room though the crowd is gone");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -26,6 +26,8 @@ pub struct ClusterOptions {
     pub durable: bool,
     /// Serve TLS too, with a certificate of our own authority: [`Cluster::ca_pem`].
     pub tls: bool,
+    /// Settings stand in the file, where `alter system` goes over them, and not on the command line.
+    pub in_file: bool,
     /// The folder of another version's programs.
     pub bin: Option<PathBuf>,
 }
@@ -38,6 +40,7 @@ impl Default for ClusterOptions {
             settings: Vec::new(),
             durable: false,
             tls: false,
+            in_file: false,
             bin: None,
         }
     }
@@ -176,6 +179,10 @@ impl Cluster {
         &self.programs.version
     }
 
+    pub fn major(&self) -> u32 {
+        self.programs.major().parse().unwrap_or(0) // a server that does not say so has none of what came later
+    }
+
     /// The authority behind its certificate, if it serves TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.certificates.as_ref().map(|certificates| certificates.ca_pem.as_str())
@@ -195,7 +202,7 @@ impl Cluster {
         *server = None;
         self.predecessor_gone().await?;
         let mut command = self.programs.command("postgres", "INT");
-        command.arg("-D").arg(self.dir.join("data")).args(self.arguments());
+        command.arg("-D").arg(self.dir.join("data")).args(self.arguments()?);
         let process = server.insert(Process::spawn("postgres", command, &self.log())?);
         let deadline = Instant::now() + STARTS_WITHIN;
         while self.connect().await.is_err() {
@@ -239,7 +246,7 @@ impl Cluster {
         }
     }
 
-    fn arguments(&self) -> Vec<String> {
+    fn settings(&self) -> Vec<(String, String)> {
         let mut settings: Vec<(String, String)> = [
             ("listen_addresses", "127.0.0.1"),
             ("wal_level", "logical"),
@@ -268,7 +275,19 @@ impl Cluster {
             set("ssl_key_file", self.dir.join("server.key").display().to_string());
         }
         settings.extend(self.options.settings.iter().cloned());
-        settings.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
+        settings
+    }
+
+    /// What the server is started with.
+    fn arguments(&self) -> Result<Vec<String>> {
+        let settings = self.settings();
+        if self.options.in_file {
+            let file = self.dir.join("data/postgresql.conf");
+            let lines = settings.iter().map(|(name, value)| format!("{name} = '{value}'\n"));
+            fs::write(&file, lines.collect::<String>()).doing(|| format!("cannot write {}", file.display()))?;
+            return Ok(Vec::new());
+        }
+        Ok(settings.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect())
     }
 
     fn write_certificates(&self) -> Result<()> {

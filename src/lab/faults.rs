@@ -77,6 +77,8 @@ struct Shared {
     /// Whether `plan` holds anything: all that the common case looks at.
     armed: AtomicBool,
     plan: Mutex<Plan>,
+    /// The largest body that is let through.
+    largest: AtomicU64,
     requests: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -99,6 +101,7 @@ impl Faults {
         Self(Arc::new(Shared {
             armed: AtomicBool::new(false),
             plan: Mutex::default(),
+            largest: AtomicU64::new(u64::MAX),
             requests: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -135,6 +138,15 @@ impl Faults {
     /// How many of the ordered [`Faults::next`] have not happened yet.
     pub fn waiting(&self) -> usize {
         self.plan().next.len()
+    }
+
+    /// A request with a larger body is answered with 413, as something on the way would.
+    pub fn largest(&self, bytes: u64) {
+        self.0.largest.store(bytes, Relaxed);
+    }
+
+    pub(super) fn is_too_large(&self, bytes: u64) -> bool {
+        bytes > self.0.largest.load(Relaxed)
     }
 
     /// Cuts every connection and refuses new ones; returns once it is so.

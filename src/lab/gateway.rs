@@ -1,8 +1,10 @@
 //! The front door of a Supabase project: serves PostgREST under `/rest/v1/`, checks keys as Supabase does, and lets
 //! faults happen on demand. It stands in the benchmark's path, so bodies stream and upstream connections are kept.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +20,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::place::Port;
@@ -35,9 +38,12 @@ pub struct GatewayOptions {
 /// A running gateway. Dropped, it closes its port and every connection.
 pub struct Gateway {
     port: Port,
+    keys: Arc<RwLock<Keys>>,
     certificates: Option<Certificates>,
     faults: Faults,
-    task: JoinHandle<()>,
+    /// Dropped, it ends the thread.
+    stop: Option<oneshot::Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Gateway {
@@ -48,14 +54,36 @@ impl Gateway {
         let tls = certificates.as_ref().map(Certificates::server).transpose()?.map(TlsAcceptor::from);
         let authority = Authority::try_from(format!("127.0.0.1:{upstream}")).doing(|| "bad upstream".into())?;
         let faults = Faults::new();
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let desk = Arc::new(Desk { keys, authority, client, faults: faults.clone() });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
-        let task = tokio::spawn(serve(address, tls, desk));
+        let seen = faults.clone();
+        let keys = Arc::new(RwLock::new(keys));
+        let held = keys.clone();
+        let serving = async move {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            let client = Client::builder(TokioExecutor::new()).build(connector);
+            serve(address, tls, Arc::new(Desk { keys: held, authority, client, faults: seen })).await;
+        };
+        // A thread of its own: a request passes through several tasks, and each hop from one worker to another waits
+        // until that one wakes. A real gateway does not add that, nor stands still while a test is busy.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.doing(|| "no runtime for the gateway".into())?;
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        let thread = thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serving => {}
+                    _ = stopped => {}
+                }
+            });
+        });
         faults.up().await;
-        Ok(Self { port, certificates, faults, task })
+        Ok(Self { port, keys, certificates, faults, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// From now on this secret key is good, and the one before is not.
+    pub fn rotate(&self, secret: String) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).secret = secret;
     }
 
     /// What a client calls the project's URL.
@@ -79,7 +107,11 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.task.abort();
+        drop(self.stop.take());
+        // It ends within a moment: what it does never blocks.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -87,7 +119,7 @@ type Body = UnsyncBoxBody<Bytes, LabError>;
 
 /// What every connection needs.
 struct Desk {
-    keys: Keys,
+    keys: Arc<RwLock<Keys>>,
     authority: Authority,
     client: Client<HttpConnector, Body>,
     faults: Faults,
@@ -154,10 +186,16 @@ impl Desk {
         let Some(path) = path.strip_prefix(PREFIX).filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
             return Ok(own(404, r#"{"message":"no Route matched with those values"}"#));
         };
-        let authorization = match self.keys.authorize(request.headers(), request.uri().query()) {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let authorization = match keys.authorize(request.headers(), request.uri().query()) {
             Ok(authorization) => authorization,
             Err(refusal) => return Ok(own(401, refusal.body())),
         };
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length| self.faults.is_too_large(length)) {
+            return Ok(own(413, r#"{"message":"Request size limit exceeded"}"#));
+        }
         let Some(mishap) = self.faults.draw(path) else { return Ok(self.forward(request, authorization).await) };
         match mishap {
             Mishap::RequestLost => Err(cut()),

@@ -42,6 +42,8 @@ impl PostgRest {
             ("DB_EXTRA_SEARCH_PATH".into(), "public, extensions".into()),
             ("DB_ANON_ROLE".into(), "anon".into()),
             ("JWT_SECRET".into(), jwt_secret.to_owned()),
+            // The hosted version (13 and later) remembers the keys that it has checked unless told otherwise; 12 must be told.
+            ("JWT_CACHE_MAX_LIFETIME".into(), "3600".into()),
             ("DB_MAX_ROWS".into(), "1000".into()), // as new projects have it
             ("SERVER_HOST".into(), "127.0.0.1".into()),
             ("SERVER_PORT".into(), port.number().to_string()),

@@ -16,7 +16,8 @@ pub enum Owner {
     /// Neither superuser nor allowed to set `session_replication_role`.
     #[default]
     Plain,
-    /// May set `session_replication_role`, as on Supabase, where an extension grants it (PostgreSQL 15 on).
+    /// May set `session_replication_role`, as on Supabase, where an extension grants it. PostgreSQL 14 can grant it to
+    /// nobody but a superuser.
     SetReplicationRole,
     /// As in a self-hosted project.
     Superuser,
@@ -80,7 +81,7 @@ impl Supabase {
         if cluster.value("select 1 from pg_roles where rolname = 'authenticator'").await?.is_empty() {
             let sql = PREPARE.replace("{password}", &kept.password).replace("{authenticator}", &kept.authenticator);
             cluster.execute(&sql).await?; // one implicit transaction: all of it or nothing
-            cluster.execute(options.owner.sql()).await?;
+            cluster.execute(options.owner.sql(cluster.major())).await?;
         }
         let sockets: String =
             url::form_urlencoded::byte_serialize(cluster.sockets().as_os_str().as_encoded_bytes()).collect();
@@ -159,9 +160,10 @@ impl Supabase {
 }
 
 impl Owner {
-    fn sql(self) -> &'static str {
+    fn sql(self, major: u32) -> &'static str {
         match self {
             Self::Plain => "",
+            Self::SetReplicationRole if major < 15 => Self::Superuser.sql(major),
             Self::SetReplicationRole => "grant set on parameter session_replication_role to postgres",
             Self::Superuser => "alter role postgres superuser",
         }

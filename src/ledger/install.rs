@@ -15,12 +15,22 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") },
+    Migration { version: 2, sql: include_str!("../../sql/supabase/002_parked.sql") },
+];
 
 const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
+const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
+const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
+const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
+const DOCTOR: &str = include_str!("../../sql/supabase/doctor.sql");
 const DIGEST: &str = include_str!("../../sql/supabase/digest.sql");
 const GRANTS: &str = include_str!("../../sql/supabase/grants.sql");
+
+/// What the catalogs of either side say, for `lockstep doctor`: one statement with one parameter, the request. The
+/// target has it as a function, the source is asked directly.
+pub const FACTS: &str = include_str!("../../sql/doctor/facts.sql");
 
 /// Installs or upgrades. Running it again changes nothing.
 pub async fn apply(client: &Client) -> Result<(), Fault> {
@@ -59,7 +69,12 @@ pub fn script_of(migrations: &[Migration]) -> String {
     let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let steps: String = migrations.iter().map(step).collect();
     let refusal = REFUSE_NEWER.replace("{newest}", &newest.to_string());
-    format!("{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{GRANTS}{TAIL}")
+    let facts = format!(
+        "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
+    );
+    format!(
+        "{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}"
+    )
 }
 
 const HEAD: &str = "\

@@ -1,5 +1,9 @@
 //! Lockstep's own objects on either side: what is installed where, and how it goes away again.
 
 pub mod install;
+pub mod parked;
+pub mod progress;
+pub mod runs;
 pub mod source;
+pub mod sync_state;
 pub mod teardown;

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use crate::pg::client::fault;
-use crate::pg::quote::{ident, literal, table};
+use crate::pg::quote::{ident, table};
+use crate::remedy::{self, PUBLISH_ALL};
 use crate::types::{Fault, TableName};
 
 /// What is wanted.
@@ -83,9 +84,8 @@ pub fn plan(wanted: &Wanted, found: &Found) -> Plan {
         statements.extend(rights(name, role));
     }
     if found.slot.is_none() {
-        let failover = if found.server_version >= 170_000 { ", failover => true" } else { "" };
-        let name = literal(&wanted.slot);
-        statements.push(format!("select pg_create_logical_replication_slot({name}, 'pgoutput'{failover});"));
+        let version = u32::try_from(found.server_version).unwrap_or(0);
+        statements.push(format!("{};", remedy::create_slot(&wanted.slot, version)));
     }
     Plan { first: obstacle(wanted, found), statements }
 }
@@ -94,7 +94,7 @@ fn obstacle(wanted: &Wanted, found: &Found) -> Option<Fault> {
     if found.wal_level != "logical" {
         return Some(Fault::stop(
             format!("wal_level is {}, and changes can only be read at level logical", found.wal_level),
-            "alter system set wal_level = 'logical'; then restart Postgres",
+            format!("{}; {}", remedy::WAL_LEVEL, remedy::RESTART),
         ));
     }
     if let (Some(role), None) = (&wanted.role, &found.role) {
@@ -125,9 +125,8 @@ fn publication(wanted: &Wanted, found: Option<&Publication>) -> Vec<String> {
     let name = ident(&wanted.publication);
     let tables: Vec<String> = wanted.tables.iter().map(|name| format!("only {}", table(name))).collect();
     let tables = tables.join(", ");
-    let options = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true";
     let Some(found) = found else {
-        return vec![format!("create publication {name} for table {tables} with ({options});")];
+        return vec![format!("create publication {name} for table {tables} with ({PUBLISH_ALL});")];
     };
     let mut statements = Vec::new();
     let same = found.tables.iter().eq(wanted.tables.iter().collect::<BTreeSet<_>>());
@@ -135,7 +134,7 @@ fn publication(wanted: &Wanted, found: Option<&Publication>) -> Vec<String> {
         statements.push(format!("alter publication {name} set table {tables};"));
     }
     if !found.via_root || !found.all_changes {
-        statements.push(format!("alter publication {name} set ({options});"));
+        statements.push(format!("alter publication {name} set ({PUBLISH_ALL});"));
     }
     statements
 }

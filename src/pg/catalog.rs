@@ -57,7 +57,7 @@ impl fmt::Display for Why {
             Self::Ours => "is Lockstep's own",
             Self::ExtensionOwned => "belongs to an extension",
             Self::Unlogged => "is unlogged, so its changes are not in the WAL",
-            Self::NoPrimaryKey => "has no primary key",
+            Self::NoPrimaryKey => "has no primary key, and no unique index as its replica identity",
             Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
             Self::NoIdentity => "has replica identity nothing",
             Self::GeneratedKey => "has a generated column in its primary key",
@@ -90,21 +90,29 @@ pub async fn survey(client: &Client, selection: &Selection) -> Result<Survey, Fa
 }
 
 fn refused(table: &TableName, why: Why) -> Fault {
+    Fault::stop(format!("table {table} was asked for, but {why}"), fix(table, why))
+}
+
+/// How a table that was left out can take part.
+pub(crate) fn fix(table: &TableName, why: Why) -> String {
     let name = quote::table(table);
-    let fix = match why {
+    match why {
         Why::Ours | Why::ExtensionOwned => "take it off the list of tables".to_owned(),
         Why::Unlogged => format!("alter table {name} set logged;"),
-        Why::NoPrimaryKey => format!("alter table {name} add primary key (…); or take it off the list of tables"),
+        Why::NoPrimaryKey => format!(
+            "alter table {name} add primary key (…); or, if columns are unique and not null: \
+             alter table {name} replica identity using index …; or take it off the list of tables"
+        ),
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
         Why::DeferrableKey => format!("alter table {name} replica identity full;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
-    };
-    Fault::stop(format!("table {table} was asked for, but {why}"), fix)
+    }
 }
 
 /// Partitions travel through their root, so only roots and plain tables are read. Children by inheritance are tables
-/// like any other. `-1` as modifier makes format_type say `bpchar` and `bit`, where it would otherwise say
-/// `character`, which SQL takes for `character(1)`.
+/// like any other. A row is found by its primary key, or by the unique index that the table names as its replica
+/// identity: then the stream holds no other columns of an old row. `-1` as modifier makes format_type say `bpchar` and
+/// `bit`, where it would otherwise say `character`, which SQL takes for `character(1)`.
 const TABLES: &str = "
 select c.oid,
        n.nspname,
@@ -132,7 +140,8 @@ select c.oid,
              order by a.attnum)
 from pg_catalog.pg_class c
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary and i.indisvalid
+left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisvalid
+     and case when c.relreplident <> 'i' then i.indisprimary else i.indisreplident end
 where c.relkind in ('r', 'p') and not c.relispartition
   and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 order by n.nspname collate \"C\", c.relname collate \"C\"";
@@ -143,7 +152,7 @@ struct Seen {
     persistence: String,
     identity: String,
     extension_owned: bool,
-    /// None without a primary key.
+    /// None without a key.
     key_is_immediate: Option<bool>,
 }
 

@@ -6,6 +6,8 @@
 mod window;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,7 +23,7 @@ pub struct Settings {
     /// Names of each replicated table's key columns, by oid.
     pub keys: HashMap<u32, Vec<String>>,
     /// Size at which a batch is full.
-    pub batch_bytes: usize,
+    pub batch_bytes: Arc<AtomicUsize>,
 }
 
 /// Under load, batches leave no faster than this. What a request costs beside its rows (in PostgREST, in a transaction,
@@ -51,7 +53,7 @@ pub async fn run(
     let mut ended = false;
     let mut left = Instant::now();
     loop {
-        let limit = settings.batch_bytes;
+        let limit = settings.batch_bytes.load(Relaxed);
         let full = gathered.bytes >= limit;
         let due = left + PACE;
         let paced = gathered.bytes >= enough(&gathered) && Instant::now() < due;
@@ -100,10 +102,6 @@ fn enough(batch: &Batch) -> usize {
 }
 
 fn gather(batch: &mut Batch, transaction: Transaction, windows: &mut Windows, ranges: &mut mpsc::Receiver<Range>) {
-    // Counted once, by its first part.
-    if transaction.end.minor > 0 && batch.upto.major != transaction.end.major {
-        crate::metrics::get().split_transactions.inc();
-    }
     assert!(batch.upto < transaction.end, "the stream went back from {} to {}", batch.upto, transaction.end);
     batch.upto = transaction.end;
     batch.begins.push((batch.changes.len(), transaction.xid));

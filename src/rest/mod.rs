@@ -1,6 +1,7 @@
-//! A client for a Supabase project's REST end: remote procedure calls, and what their failures mean.
+//! A client for a Supabase project's REST end: remote procedure calls, requests to tables, and what their failures mean.
 
 mod failure;
+mod table;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::types::{ApiKey, Fault};
 pub use failure::{Class, Failure, sqlstate};
+pub use table::{TableAnswer, TableRequest, Verb, encoded};
 
 pub struct Settings {
     /// The project's address without a path: `https://PROJECT.supabase.co`.
@@ -27,6 +29,7 @@ pub struct Client {
     http: reqwest::Client,
     /// The project's address, which every message about a connection names.
     url: String,
+    /// Ends in `rpc/`; what lies before that is the REST end itself.
     rpc: String,
 }
 
@@ -82,6 +85,27 @@ impl Client {
         };
         let sent = body.len() as u64;
         let request = request.header(CONTENT_TYPE, kind).body(body);
+        self.answer(request, function, sent).await
+    }
+
+    /// What PostgREST tells of a schema: its OpenAPI description.
+    pub async fn describe(&self, schema: &str) -> Result<serde_json::Value, Failure> {
+        let profile = HeaderValue::from_str(schema).map_err(|_| Failure {
+            class: Class::SetUp,
+            ..Failure::unanswered(format!("schema {schema} cannot be named in a header"))
+        })?;
+        let root = self.rpc.trim_end_matches("rpc/");
+        self.answer(self.http.get(root).header("accept-profile", profile), "the REST end", 0)
+            .await
+            .map(|(answer, _)| answer)
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        of: &str,
+        sent: u64,
+    ) -> Result<(T, Sizes), Failure> {
         let answer = request.send().await.map_err(|e| Failure::unanswered(format!("{}: {}", self.url, chain(&e))))?;
         let status = answer.status();
         let retry_after = retry_after(answer.headers());
@@ -92,7 +116,7 @@ impl Client {
         let sizes = Sizes { sent, received: body.len() as u64 };
         serde_json::from_slice(&body).map(|answer| (answer, sizes)).map_err(|e| Failure {
             class: Class::SetUp,
-            ..Failure::unanswered(format!("an answer of {function} that is not ours: {e}"))
+            ..Failure::unanswered(format!("an answer of {of} that is not ours: {e}"))
         })
     }
 }
@@ -109,6 +133,8 @@ fn headers(key: &ApiKey) -> Result<HeaderMap, Fault> {
     if let Some(bearer) = key.authorization() {
         headers.insert(AUTHORIZATION, secret(bearer.expose_secret())?);
     }
+    // Our functions are there, wherever in the list of exposed schemas it stands.
+    headers.insert(HeaderName::from_static("content-profile"), HeaderValue::from_static("public"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     Ok(headers)
 }

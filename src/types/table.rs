@@ -14,6 +14,12 @@ impl TableName {
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
     }
+
+    /// Reads `schema.name`; a bare name means schema `public`.
+    pub fn parse(text: &str) -> Self {
+        let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+        Self::new(schema, name)
+    }
 }
 
 /// For people: `public.agents`. SQL takes `pg::quote::table` instead.

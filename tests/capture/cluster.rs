@@ -12,9 +12,9 @@ use lockstep::pg::{self, Client, Url};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Debian's, or another major's: `PG_BIN=/opt/pg17/bin cargo test`.
+/// Debian's, or another major's, as `make test-matrix` chooses it.
 fn bin(program: &str) -> String {
-    let folder = std::env::var("PG_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".into());
+    let folder = std::env::var("LOCKSTEP_TEST_SOURCE_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".into());
     format!("{folder}/{program}")
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers too, a panic is how a test says no
 
+mod captured;
 mod cluster;
 mod faults;
 mod stream;

@@ -124,7 +124,11 @@ async fn our_sql_that_is_missing_or_of_another_version_is_installed_as_the_messa
     on_the_target(&rig, "truncate lockstep.version; insert into lockstep.version (version) values (0)").await;
     let said = refused(&rig, &[], 1).await;
     assert!(said.contains("has version 0, older than") && said.contains("setup supabase --print"), "{said}");
-    on_the_target(&rig, "truncate lockstep.version; insert into lockstep.version (version) values (1)").await;
+    let newest = install::MIGRATIONS.iter().map(|migration| migration.version).max().unwrap();
+    let as_it_was = format!(
+        "truncate lockstep.version; insert into lockstep.version (version) select generate_series(1, {newest})"
+    );
+    on_the_target(&rig, &as_it_was).await;
     on_the_target(&rig, "revoke execute on function public.lockstep_hello(jsonb) from service_role").await;
     let said = refused(&rig, &[], 1).await;
     assert!(said.contains("may not call our functions") && said.contains("setup supabase"), "{said}");

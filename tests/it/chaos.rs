@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockstep::lab::{Mishap, Owner, PairOptions, Seeded, TcpProxy};
 use tokio::task::JoinSet;
 
-use super::rig::{Rig, public};
+use super::rig::{Rig, public, seed};
 
 /// `version` comes from one sequence and is drawn under the row's lock: of one row it only rises.
 const TABLES: &str = "
@@ -38,11 +38,6 @@ fn rows_before() -> String {
            from generate_series(1, 15000) i;
          insert into scratch select i, nextval('version'), 's' from generate_series(1, 200) i"
     )
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("LOCKSTEP_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 % 1_000_000)
 }
 
 fn crashes() -> usize {
@@ -75,7 +70,7 @@ async fn a_hundred_crashes_neither_lose_nor_double_nor_alter_a_row() {
     let mut copied_at = None;
     let mut happened = BTreeMap::<&'static str, u32>::new();
     for _ in 0..crashes() {
-        let crash = crash(&mut rig, &proxy, &mut chance).await;
+        let crash = crash(&mut rig, &proxy, &mut chance, true).await;
         *happened.entry(crash).or_default() += 1;
         if chance.happens(0.75) {
             catches_up(&rig, Duration::from_millis(1500)).await;
@@ -104,12 +99,12 @@ async fn a_hundred_crashes_neither_lose_nor_double_nor_alter_a_row() {
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
 
-/// Does one bad thing and lets everything run again.
-async fn crash(rig: &mut Rig, proxy: &TcpProxy, chance: &mut Seeded) -> &'static str {
+/// Does one bad thing, to the service only with `kills`, and lets everything run again.
+pub async fn crash(rig: &mut Rig, proxy: &TcpProxy, chance: &mut Seeded, kills: bool) -> &'static str {
     let faults = rig.pair.supabase.faults().clone();
     let times = 1 + chance.below(3) as usize;
     let brought = |mishap: Mishap| faults.next(mishap, times);
-    match chance.below(100) {
+    match if kills { chance.below(100) } else { 25 + chance.below(74) } {
         0..25 => {
             rig.kill9().await;
             rig.start();
@@ -239,13 +234,13 @@ struct Traffic {
     committed: AtomicU64,
 }
 
-struct Address {
-    sockets: std::path::PathBuf,
-    port: u16,
+pub struct Address {
+    pub sockets: std::path::PathBuf,
+    pub port: u16,
 }
 
 impl Address {
-    async fn connect(&self) -> Option<tokio_postgres::Client> {
+    pub async fn connect(&self) -> Option<tokio_postgres::Client> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&self.sockets).port(self.port).user("postgres").dbname("postgres");
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.ok()?;

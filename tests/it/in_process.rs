@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use lockstep::apply::{Apply, Reached, Shape, Shapes};
+use lockstep::apply::{Apply, Limits, Parked, Reached, Shape, Shapes};
 use lockstep::capture;
 use lockstep::pg::{self, Url};
 use lockstep::pipeline;
@@ -85,7 +85,8 @@ impl Route {
             panic!("capture ended: {end:?}");
         });
         let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
-        let gathering = pipeline::Settings { run, keys, batch_bytes: 1_000_000 };
+        let limits = Limits::new(1_000_000);
+        let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
         parts.spawn(async move {
             let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
         });
@@ -97,13 +98,21 @@ impl Route {
         };
         let shapes = tables.iter().map(|table| (table.oid, shape(table))).collect();
         let apply = Apply {
-            settings: lockstep::apply::Settings { route: settings.route.clone(), suppress: false },
+            settings: lockstep::apply::Settings {
+                route: settings.route.clone(),
+                suppress: false,
+                park_rows: None,
+                whole_bytes: 64 << 20,
+                limits,
+            },
             client: settings.target.clone(),
             shapes: Shapes::new(shapes, checkpoint),
             copying: HashSet::new(),
             reached: Reached::new(checkpoint, settled, durable),
             events,
             rereads,
+            parked: Parked::new(Vec::new()),
+            staged: None,
         };
         parts.spawn(async move {
             let end = apply.run(pulls).await;

@@ -2,16 +2,33 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
 
+mod bad_days;
 mod bad_input;
 mod bad_target;
 mod chaos;
 mod copy;
+mod doctor;
+mod doctor_service;
+mod every_change;
 mod exactly_once;
+mod failover;
 mod first_steps;
 mod in_process;
+mod jobs;
+mod large;
+mod largest;
 mod life;
+mod park;
+mod random_schemas;
 mod reconcile;
 mod reconcile_recovery;
+mod recovery;
+mod replay;
 mod rig;
 mod shapes;
+mod soak;
+mod state;
+mod table_life;
+mod tables;
+mod tables_replay;
 mod values;

@@ -20,6 +20,8 @@ pub struct Rig {
     /// Put before the source in the service's address: a proxy's port.
     pub source_url: String,
     pub env: Vec<(String, String)>,
+    /// A command that runs the binary: `env`, `unshare`, ..
+    pub through: Vec<String>,
 }
 
 impl Rig {
@@ -29,21 +31,33 @@ impl Rig {
     }
 
     pub async fn with(options: PairOptions, sql: &str) -> Self {
+        let rig = Self::bare(options, sql).await;
+        let owner = rig.pair.supabase.connect_owner().await.unwrap();
+        install::apply(&owner).await.unwrap();
+        rig.pair.supabase.reload_schema().await.unwrap();
+        rig
+    }
+
+    /// Both sides with the same schema, and nothing of ours in the target.
+    pub async fn bare(mut options: PairOptions, sql: &str) -> Self {
+        options.source.bin = options.source.bin.or_else(|| programs("LOCKSTEP_TEST_SOURCE_BIN"));
+        options.supabase.cluster.bin = options.supabase.cluster.bin.or_else(|| programs("LOCKSTEP_TEST_TARGET_BIN"));
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let owner = pair.supabase.connect_owner().await.unwrap();
-        install::apply(&owner).await.unwrap();
-        pair.supabase.reload_schema().await.unwrap();
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
-        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env: Vec::new() }
+        // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
+        let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
+        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env, through: Vec::new() }
     }
 
     /// The binary with its three settings, in a folder without any file.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        let mut words = self.through.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_lockstep")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(args)
             .current_dir(self.dir.path())
             .env_clear()
@@ -95,10 +109,15 @@ impl Rig {
 
     /// Waits until everything that is committed at the source now is confirmed by the target, first copies included.
     pub async fn settled(&mut self) {
+        self.settled_within(PATIENCE).await;
+    }
+
+    /// The same, for what may take longer than anything else.
+    pub async fn settled_within(&mut self, patience: Duration) {
         let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
         let confirmed =
             format!("select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let there =
                 self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") && self.is_streaming().await;
@@ -167,6 +186,11 @@ impl Rig {
     }
 }
 
+/// The folder of another version's programs, as `make test-matrix` chooses it for one side.
+fn programs(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
 pub fn public(names: &[&str]) -> Vec<TableName> {
     names.iter().map(|name| TableName::new("public", *name)).collect()
 }
@@ -182,7 +206,27 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// Resident memory of a process in bytes, its highest so far.
 pub fn peak_rss(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// Resident memory of a process in bytes, now.
+pub fn rss(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// What a random test draws its choices from: `LOCKSTEP_SEED`, or a new one.
+pub fn seed() -> u64 {
+    let given = std::env::var("LOCKSTEP_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 % 1_000_000)
+}
+
+/// How long a random test goes on after its start: `LOCKSTEP_RANDOM_SECONDS`, or a few.
+pub fn random_seconds() -> u64 {
+    std::env::var("LOCKSTEP_RANDOM_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
 }

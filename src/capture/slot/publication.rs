@@ -2,6 +2,7 @@
 //! updates are never refused at the source.
 
 use crate::pg::{Client, client, quote};
+use crate::remedy;
 use crate::types::{Fault, TableName};
 
 use super::Want;
@@ -34,41 +35,24 @@ pub(super) async fn ensure(client: &Client, want: &Want<'_>, version: u32, slot_
 
 /// The publication is not there, though its slot is: the stream reads the catalogs as they were at each change, so one
 /// that is created now does not exist for what the slot still holds.
-pub(super) fn gone(slot: &str, publication: &str) -> Fault {
+pub(crate) fn gone(slot: &str, publication: &str) -> Fault {
     Fault::stop(
         format!(
             "publication {publication} was dropped or made anew while slot {slot} existed, which cannot go on without it"
         ),
-        format!(
-            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
-            quote::literal(slot)
-        ),
+        format!("{}; then start again: both sides are compared and repaired", remedy::drop_slot(slot)),
     )
-}
-
-/// The statement that creates a publication.
-pub fn create_sql(publication: &str, tables: &[TableName]) -> String {
-    let tables = match tables {
-        [] => String::new(),
-        tables => format!(" for table {}", list(tables)),
-    };
-    let name = quote::ident(publication);
-    format!("create publication {name}{tables} with (publish_via_partition_root = true)")
 }
 
 /// One statement string, run as one transaction: all of it or nothing.
 fn plan(want: &Want<'_>, found: Option<&Found>, missing: &[TableName]) -> Option<String> {
-    let Some(found) = found else { return Some(create_sql(want.publication, want.tables)) };
-    let name = quote::ident(want.publication);
+    let Some(found) = found else { return Some(remedy::create_publication(want.publication, want.tables)) };
     let mut statements = Vec::new();
     if !found.whole {
-        statements.push(format!(
-            "alter publication {name} set \
-             (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"
-        ));
+        statements.push(remedy::publish_all(want.publication));
     }
     if !missing.is_empty() {
-        statements.push(format!("alter publication {name} add table {}", list(missing)));
+        statements.push(remedy::publish(want.publication, missing));
     }
     (!statements.is_empty()).then(|| statements.join("; "))
 }
@@ -105,7 +89,7 @@ const TABLES: &str = "select c.oid is not null, \
      order by w.at";
 
 /// The wanted tables that are not published.
-async fn missing(client: &Client, want: &Want<'_>) -> Result<Vec<TableName>, Fault> {
+pub async fn missing(client: &Client, want: &Want<'_>) -> Result<Vec<TableName>, Fault> {
     let schemas: Vec<&str> = want.tables.iter().map(|table| table.schema.as_str()).collect();
     let tables: Vec<&str> = want.tables.iter().map(|table| table.name.as_str()).collect();
     let rows = client.query(TABLES, &[&schemas, &tables, &want.publication]).await.map_err(|e| client::fault(&e))?;
@@ -141,10 +125,6 @@ fn refused(want: &Want<'_>, found: Option<&Found>, statement: &str, fault: &Faul
         }
     };
     Fault::stop(cause, format!("as the owner of the tables and the publication: {statement}"))
-}
-
-fn list(tables: &[TableName]) -> String {
-    tables.iter().map(quote::table).collect::<Vec<_>>().join(", ")
 }
 
 fn names(tables: &[TableName]) -> String {

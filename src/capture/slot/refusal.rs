@@ -1,12 +1,13 @@
 //! What is said when a slot cannot be had, and how it is mended.
 
 use crate::pg::{Client, quote};
+use crate::remedy;
 use crate::types::Fault;
 
 pub(super) fn wal_level(level: &str) -> Fault {
     Fault::stop(
         format!("the source's wal_level is {level}; a replication slot needs logical"),
-        "alter system set wal_level = logical; then restart the server",
+        format!("{}; {}", remedy::WAL_LEVEL, remedy::RESTART),
     )
 }
 
@@ -15,13 +16,10 @@ pub(super) fn in_use(slot: &str, pid: &str, application: &str) -> Fault {
     Fault::retry(format!("slot {slot} is in use by pid {pid} ({application})"))
 }
 
-pub(super) fn lost_slot(slot: &str) -> Fault {
+pub(crate) fn lost_slot(slot: &str) -> Fault {
     Fault::stop(
         format!("slot {slot} is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)"),
-        format!(
-            "select pg_drop_replication_slot({}); then start again: both sides are compared and repaired",
-            quote::literal(slot)
-        ),
+        format!("{}; then start again: both sides are compared and repaired", remedy::drop_slot(slot)),
     )
 }
 
@@ -46,6 +44,8 @@ pub(super) async fn waits(client: &Client, slot: &str) -> Fault {
     Fault::retry(format!("slot {slot} can be created once every transaction that writes now has ended{oldest}"))
 }
 
+pub(crate) const NO_FREE_SLOT: &str = "the source has no free replication slot (max_replication_slots)";
+
 const UNUSED: &str = "select slot_name::text from pg_replication_slots where not active order by 1 limit 5";
 
 pub(super) async fn no_free_slot(client: &Client) -> Fault {
@@ -55,8 +55,5 @@ pub(super) async fn no_free_slot(client: &Client) -> Fault {
         [] => String::new(),
         names => format!("; or drop one that nobody needs: select pg_drop_replication_slot({})", names.join(" | ")),
     };
-    Fault::stop(
-        "the source has no free replication slot (max_replication_slots)",
-        format!("alter system set max_replication_slots = 20; then restart the server{drop}"),
-    )
+    Fault::stop(NO_FREE_SLOT, format!("{}; {}{drop}", remedy::MORE_SLOTS, remedy::RESTART))
 }

@@ -1,8 +1,9 @@
 //! The server as a whole: whether it can replicate at all, and which cluster it is.
 
-use super::refusal::wal_level;
+use super::refusal;
 use crate::pg::replication::{Connection, System};
 use crate::pg::{Client, Url, client};
+use crate::remedy;
 use crate::types::Fault;
 
 const SERVER: &str = "select current_setting('server_version_num')::int4, current_setting('wal_level'), \
@@ -33,30 +34,42 @@ impl Server {
     }
 
     pub(super) fn judge(&self) -> Result<(), Fault> {
-        if self.version < 140_000 {
-            let major = self.version / 10_000;
-            return Err(Fault::stop(
-                format!("the source is PostgreSQL {major}; logical messages need 14 or newer"),
-                "upgrade the source to a supported major version",
-            ));
-        }
-        if self.standby {
-            return Err(Fault::stop(
-                "the source is a standby",
-                "point the URL at the primary: this server takes no writes",
-            ));
-        }
-        if self.wal_level != "logical" {
-            return Err(wal_level(&self.wal_level));
-        }
-        if self.max_wal_senders == 0 {
-            return Err(Fault::stop(
-                "the source's max_wal_senders is 0: nobody may replicate",
-                "alter system set max_wal_senders = 10; then restart the server",
-            ));
-        }
-        Ok(())
+        version(self.version)?;
+        primary(self.standby)?;
+        wal_level(&self.wal_level)?;
+        senders(i64::from(self.max_wal_senders))
     }
+}
+
+pub(crate) fn version(number: u32) -> Result<(), Fault> {
+    if number >= 140_000 {
+        return Ok(());
+    }
+    Err(Fault::stop(
+        format!("the source is PostgreSQL {}; logical messages need 14 or newer", number / 10_000),
+        "upgrade the source to a supported major version",
+    ))
+}
+
+pub(crate) fn primary(standby: bool) -> Result<(), Fault> {
+    if !standby {
+        return Ok(());
+    }
+    Err(Fault::stop("the source is a standby", "point the URL at the primary: this server takes no writes"))
+}
+
+pub(crate) fn wal_level(level: &str) -> Result<(), Fault> {
+    if level == "logical" { Ok(()) } else { Err(refusal::wal_level(level)) }
+}
+
+pub(crate) fn senders(most: i64) -> Result<(), Fault> {
+    if most > 0 {
+        return Ok(());
+    }
+    Err(Fault::stop(
+        "the source's max_wal_senders is 0: nobody may replicate",
+        format!("{}; {}", remedy::MORE_SENDERS, remedy::RESTART),
+    ))
 }
 
 pub(super) async fn identify(url: &Url, server: &Server) -> Result<System, Fault> {

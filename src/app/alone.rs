@@ -1,0 +1,40 @@
+//! What can be done without a running service: compare both sides, and read the history.
+
+use tokio::sync::watch;
+
+use super::preflight;
+use crate::config::Settings;
+use crate::jobs::history;
+use crate::pg;
+use crate::reconcile;
+use crate::types::{Fault, Job, Progress, RunRow, Table, TableName, TableReport};
+
+/// Compares the tables that are named (`agents` or `public.agents`; none means all) over connections of its own.
+pub async fn compare(
+    settings: &Settings,
+    names: &[String],
+    progress: &watch::Sender<Option<Progress>>,
+) -> Result<Vec<TableReport>, Fault> {
+    let url = preflight::source_url(settings)?;
+    let source = pg::connect(&url, "lockstep verify").await?;
+    let tables = preflight::tables(&source, settings).await?;
+    let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
+    let reconciling = preflight::reconciling(settings, url, preflight::client(settings)?);
+    let job = Job { tables: wanted, repair: false, why: "asked for".into() };
+    reconcile::run(&reconciling, &tables, &job, None, progress).await
+}
+
+fn find(tables: &[Table], name: &str) -> Result<TableName, Fault> {
+    let fits = |table: &&Table| table.name.to_string() == name || table.name.name == name;
+    let found: Vec<&Table> = tables.iter().filter(fits).collect();
+    match found[..] {
+        [one] => Ok(one.name.clone()),
+        [] => Err(Fault::stop(format!("there is no replicated table {name}"), "see `lockstep tables`")),
+        [first, ..] => Err(Fault::stop(format!("{name} is in several schemas"), format!("write {}", first.name))),
+    }
+}
+
+/// The history of runs, as the source has it.
+pub async fn runs(settings: &Settings, limit: u32) -> Result<Vec<RunRow>, Fault> {
+    history::list(&preflight::source_url(settings)?, limit).await
+}

@@ -1,0 +1,127 @@
+//! What works beside the route for as long as the service lives: the runner of jobs, the keeper of sync states, and the
+//! desk where commands are taken. It is made before anything starts, so that the window can show it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::commands::Commands;
+use super::preflight;
+use super::route::Control;
+use crate::config::Settings;
+use crate::jobs::history::History;
+use crate::jobs::{Entry, Keeper, Runner};
+use crate::scheduler::Timetable;
+use crate::status::{Jobs, Status};
+use crate::types::{Fault, JobView, Order};
+
+pub struct Crew {
+    runner: Runner,
+    commands: Commands,
+    orders: mpsc::Receiver<Order>,
+    keeper: Option<Keeper>,
+}
+
+/// What the window needs of it.
+pub struct Desk {
+    pub jobs: watch::Receiver<Jobs>,
+    pub book: watch::Receiver<Vec<JobView>>,
+    pub orders: mpsc::Sender<Order>,
+}
+
+/// The crew at work.
+pub struct AtWork {
+    others: JoinSet<()>,
+    keeper: Option<(JoinHandle<()>, watch::Sender<bool>)>,
+}
+
+/// The route waits so long for the sync states to be marked as unknown; a source that does not answer is not its fault.
+const BEGIN: Duration = Duration::from_secs(3);
+/// The keeper's last word has a limit of its own below this.
+const END: Duration = Duration::from_secs(3);
+
+impl Crew {
+    pub fn new(settings: &Settings, status: &watch::Sender<Status>) -> Result<(Self, Control, Desk), Fault> {
+        let url = preflight::source_url(settings)?;
+        let create = settings.source.create;
+        // One table at a time is worked on; the next is handed over when it is done.
+        let (work, works) = mpsc::channel(1);
+        // More than a few commands at a time are no people.
+        let (orders, ordered) = mpsc::channel(16);
+        let (asks, asked) = mpsc::channel(4);
+        let (jobs, book) = (watch::Sender::new(Jobs::default()), watch::Sender::new(Vec::new()));
+        let (look_again, _) = watch::channel(0);
+        let desk = Desk { jobs: jobs.subscribe(), book: book.subscribe(), orders };
+        let commands =
+            Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
+        let keeper = settings.state.enabled.then(|| Keeper {
+            url: url.clone(),
+            table: settings.state.table.clone(),
+            create,
+            within: settings.http.in_step_within,
+            status: status.subscribe(),
+            jobs: jobs.subscribe(),
+        });
+        let runner = Runner {
+            asks: asked,
+            work,
+            status: status.subscribe(),
+            jobs,
+            book,
+            history: History::new(url, create),
+            entries: entries(settings)?,
+            jitter: settings.schedule.jitter,
+            catch_up: settings.schedule.catch_up,
+        };
+        let control = Control { look_again, work: Arc::new(Mutex::new(works)) };
+        Ok((Self { runner, commands, orders: ordered, keeper }, control, desk))
+    }
+
+    /// Sets to work; returns when no sync state says any more what an earlier process knew.
+    pub async fn begin(self) -> AtWork {
+        let mut others = JoinSet::new();
+        others.spawn(self.runner.run());
+        others.spawn(self.commands.serve(self.orders));
+        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
+        let (begun, mut seen) = watch::channel(false);
+        let (close, closing) = watch::channel(false);
+        let keeper = tokio::spawn(keeper.run(begun, closing));
+        let _ = tokio::time::timeout(BEGIN, seen.wait_for(|&begun| begun)).await;
+        AtWork { others, keeper: Some((keeper, close)) }
+    }
+}
+
+impl AtWork {
+    /// The route has ended: jobs end with it, and the sync states say so.
+    pub async fn end(mut self) {
+        self.others.abort_all();
+        if let Some((keeper, close)) = self.keeper {
+            close.send_replace(true);
+            let _ = tokio::time::timeout(END, keeper).await;
+        }
+    }
+}
+
+/// The timetables of the settings: the common one, and one for each list that tables have of their own.
+fn entries(settings: &Settings) -> Result<Vec<Entry>, Fault> {
+    let schedule = &settings.schedule;
+    let entry = |tables: Option<Vec<String>>, expressions: &[String]| {
+        // The settings were checked when they were read.
+        let timetable = Timetable::parse(expressions, &schedule.timezone)
+            .map_err(|cause| Fault::stop(format!("schedule: {cause}"), "correct it in lockstep.toml"))?;
+        Ok(Entry { tables, timetable, label: expressions.join(" | ") })
+    };
+    let mut own: Vec<(&Vec<String>, Vec<String>)> = Vec::new();
+    for (name, one) in &settings.table {
+        let Some(expressions) = &one.reconcile else { continue };
+        match own.iter_mut().find(|(known, _)| *known == expressions) {
+            Some((_, tables)) => tables.push(name.clone()),
+            None => own.push((expressions, vec![name.clone()])),
+        }
+    }
+    let common = entry(None, &schedule.reconcile);
+    let own = own.into_iter().map(|(expressions, tables)| entry(Some(tables), expressions));
+    std::iter::once(common).chain(own).collect()
+}
