@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::ledger::runs::{self, Past};
 use crate::pg::{self, Client, Url};
@@ -121,7 +121,11 @@ impl History {
     fn failed_to(&mut self, fault: &Fault) {
         let cause = fault.to_string();
         if cause != self.told {
-            warn!(%cause, "the history of runs cannot be kept now");
+            match &self.client {
+                Some(_) => warn!(%cause, "the history of runs cannot be kept now"),
+                // A source that lets nobody in is told by the route.
+                None => debug!(%cause, "the history of runs cannot be kept now"),
+            }
             self.told = cause;
         }
     }

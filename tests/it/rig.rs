@@ -148,7 +148,8 @@ impl Rig {
     async fn is_streaming(&self) -> bool {
         let Some(status) = self.status().await else { return false };
         let tables = status["tables"].as_array().cloned().unwrap_or_default();
-        !tables.is_empty() && tables.iter().all(|table| table["state"] == "streaming")
+        let streams = status["state"] == "streaming"; // what it says of the tables while it does not is from before
+        streams && !tables.is_empty() && tables.iter().all(|table| table["state"] == "streaming")
     }
 
     /// What the service says of itself; nothing while it does not answer.
