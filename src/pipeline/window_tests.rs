@@ -375,3 +375,44 @@ fn a_range_whose_predecessor_must_be_read_again_must_be_so_too() {
     assert_eq!(first_merged.try_recv(), Ok(Merged::ReadAgain));
     assert_eq!(second_merged.try_recv(), Ok(Merged::ReadAgain));
 }
+
+/// A repair beside a copy: rows and keys that the stream touches while they are read are left to it, and told.
+#[test]
+fn a_repair_leaves_to_the_stream_what_it_touches_meanwhile_and_does_not_disturb_a_copy() {
+    let mut world = World::new();
+    world.truth = Rows::from([(1, (1, 1)), (2, (2, 2)), (3, (3, 3))]);
+    world.target = Rows::from([(2, (9, 9)), (5, (5, 5)), (6, (6, 6))]);
+    let now = || "300:300:".parse().unwrap();
+    let copy_mark = CopyMark { table: TableName::new("public", "t"), oid: TABLE, cursor: vec![], done: false, rows: 0 };
+    let (copy_reply, mut copy_merged) = oneshot::channel();
+    let (reply, mut merged) = oneshot::channel();
+    world.pass(Watermark { run: 1, high: None, low: Some((1, TABLE)) });
+    world.pass(Watermark { run: 1, high: None, low: Some((2, TABLE)) });
+    // Row 2 is written, row 6 comes into being, between the marks.
+    for made in [Made::Put { key: 2, row: (4, 4), whole: true }, Made::Put { key: 6, row: (7, 7), whole: true }] {
+        make(&mut world.truth, &made);
+        let change = streamed(&made);
+        world.windows.note(&change);
+        world.apply(&Batch { changes: vec![change], ..Batch::default() });
+    }
+    let repair = Range {
+        gone: vec![tuple(5, (0, 0), true), tuple(6, (0, 0), true)],
+        ..range_of(
+            2,
+            None,
+            vec![tuple(1, (1, 1), true), tuple(2, (2, 2), true), tuple(3, (3, 3), true)],
+            now(),
+            None,
+            reply,
+        )
+    };
+    world.ranges.0.try_send(range_of(1, None, Vec::new(), now(), Some(copy_mark), copy_reply)).unwrap();
+    world.ranges.0.try_send(repair).unwrap();
+    world.pass(Watermark { run: 1, high: Some(2), low: None });
+    // The second of the keys, and the second of the rows behind both.
+    assert_eq!(merged.try_recv(), Ok(Merged::Yes { left_out: vec![1, 3] }));
+    assert_eq!(world.target, world.truth);
+    assert!(copy_merged.try_recv().is_err(), "its mark has not come by");
+    world.pass(Watermark { run: 1, high: Some(1), low: None });
+    assert_eq!(copy_merged.try_recv(), Ok(Merged::Yes { left_out: vec![] }));
+}

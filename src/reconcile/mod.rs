@@ -52,7 +52,7 @@ pub struct Settings {
 /// Compares the tables that the job names (all of `tables` when it names none), and repairs what differs if it says so.
 ///
 /// A table that cannot be compared is reported as `Unknown` with its reason, and the others go on. A repair needs the
-/// way into the stream; without one it is refused. `progress` is told about twice a second.
+/// way into the stream; without one it is refused. `progress` is told after every part.
 pub async fn run(
     settings: &Settings,
     tables: &[Table],
