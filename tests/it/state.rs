@@ -42,7 +42,7 @@ pub async fn all_are(rig: &Rig, status: &str) {
 }
 
 async fn cell(rig: &Rig, column: &str, table: &str) -> String {
-    let sql = format!("select {column}::text from supabase_sync_state where table_name = '{table}'");
+    let sql = format!("select ({column})::text from supabase_sync_state where table_name = '{table}'");
     rig.pair.source.value(&sql).await.unwrap()
 }
 
