@@ -42,7 +42,7 @@ pub async fn all_are(rig: &Rig, status: &str) {
 }
 
 async fn cell(rig: &Rig, column: &str, table: &str) -> String {
-    let sql = format!("select {column}::text from supabase_sync_state where table_name = '{table}'");
+    let sql = format!("select ({column})::text from supabase_sync_state where table_name = '{table}'");
     rig.pair.source.value(&sql).await.unwrap()
 }
 
@@ -51,6 +51,7 @@ async fn the_table_of_sync_states_is_made_filled_and_kept_until_the_service_says
     let mut rig = rig(TABLES).await;
     let settings = "[tables]\nschemas = [\"public\", \"other\"]\n";
     std::fs::write(rig.dir.path().join("lockstep.toml"), settings).unwrap();
+    rig.pair.supabase.execute("grant all on other.things to service_role").await.unwrap();
     rig.pair.source.execute("insert into agents select i, 'a' from generate_series(1, 24) i").await.unwrap();
     rig.start();
     rig.settled().await;
@@ -220,7 +221,7 @@ async fn polled_every_50_ms_while_everything_is_killed_no_table_is_called_comple
     let fill = "insert into account select i from generate_series(1, 300) i;
                 insert into ledger (body) select 'before' from generate_series(1, 5000)";
     rig.pair.source.execute(fill).await.unwrap();
-    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16kB\"\n").unwrap();
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"32kB\"\n").unwrap();
     rig.pair.supabase.faults().aim("rpc/lockstep_");
     let writer = rig.pair.source.connect().await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
