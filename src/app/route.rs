@@ -22,11 +22,11 @@ use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
-use crate::ledger::runs;
+use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Job, Lsn, Position, Table, TableName, queue};
+use crate::types::{CopyMark, Fault, Job, Position, Table, TableName, queue};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -87,7 +87,7 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
-    let read_at = wal_end(&source).await?;
+    let read_at = progress::wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting::new(ROUTE);
     let way = way::choose(settings, &target).await?;
@@ -208,15 +208,6 @@ pub(crate) fn same_source(known: &serde_json::Value, here: &serde_json::Value, f
 /// A transaction of up to so many full batches is still one request; a larger one travels in parts of that size. It
 /// follows the batch's size, so that whoever makes requests smaller makes all of them smaller.
 const WHOLE: usize = 4;
-
-const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
-                       else pg_current_wal_insert_lsn() end::text";
-
-async fn wal_end(source: &Client) -> Result<Position, Fault> {
-    let row = source.query_one(WAL_END, &[]).await.map_err(|e| pg::client::fault(&e))?;
-    let end: Lsn = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
-    Ok(Position::at(end))
-}
 
 async fn stream(
     settings: &Settings,

@@ -17,6 +17,7 @@ use crate::capture::slot::restricted;
 use crate::config::{Problem, Settings};
 use crate::http;
 use crate::ledger::install::FACTS;
+use crate::ledger::progress;
 use crate::pg::catalog::{self, Survey};
 use crate::pg::replication::{Connection, System};
 use crate::pg::url::Host;
@@ -49,6 +50,12 @@ pub(super) async fn look(ask: Ask) -> Case {
     };
     let tables = source.as_ref().map_or(Vec::new(), |source| names(&source.tables));
     let target = target(&ask, &tables).await;
+    // A checkpoint that was read later may be newer than the end of the WAL that was read before.
+    if let (Ok(source), Some(client)) = (&mut source, &client)
+        && let Ok(end) = progress::wal_end(client).await
+    {
+        source.facts.server.wal_end = Some(end.lsn().to_string());
+    }
     if let (Ok(source), Some(client), Some(there)) = (&mut source, &client, &target.facts)
         && source.tables.iter().any(|table| there.table(&table.name).is_none())
     {

@@ -66,7 +66,8 @@ pub(super) fn foreign_keys(case: &Case) -> Vec<Trouble> {
 fn extra(case: &Case, of: fn(&Constraint) -> bool, what: &str) -> Vec<Trouble> {
     let mut all = Vec::new();
     for Pair { table, here, there } in case.pairs() {
-        let known = |rule: &Constraint| here.constraints.iter().any(|other| other.definition == rule.definition);
+        let here: Vec<String> = here.constraints.iter().map(|rule| bare(&rule.definition)).collect();
+        let known = |rule: &Constraint| here.contains(&bare(&rule.definition));
         for rule in there.constraints.iter().filter(|rule| of(rule) && !known(rule)) {
             let cause = format!("{} has in Supabase {what}: {} {}", table.name, rule.name, rule.definition);
             let drop = remedy::drop_constraint(&table.name, &rule.name);
@@ -74,6 +75,46 @@ fn extra(case: &Case, of: fn(&Constraint) -> bool, what: &str) -> Vec<Trouble> {
         }
     }
     all
+}
+
+/// A definition without the casts and parentheses that Postgres adds when it reads its own spelling again: the same rule
+/// is written `'a'::character varying)::text` by one server and otherwise by the one that got it from there.
+fn bare(definition: &str) -> String {
+    let mut out = String::new();
+    let mut rest = definition;
+    while let Some(next) = rest.chars().next() {
+        if next == '\'' || next == '"' {
+            let end = rest[1..].find(next).map_or(rest.len(), |at| at + 2);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else if let Some(cast) = rest.strip_prefix("::") {
+            rest = behind_type(cast);
+        } else {
+            if !next.is_whitespace() && next != '(' && next != ')' {
+                out.push(next);
+            }
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// What follows the name of a type.
+fn behind_type(text: &str) -> &str {
+    let mut rest = text.trim_start_matches(|c: char| c.is_alphanumeric() || "_.\"".contains(c));
+    for word in [" varying", " precision"] {
+        rest = rest.strip_prefix(word).unwrap_or(rest);
+    }
+    if let Some(inner) = rest.strip_prefix('(')
+        && let Some((modifier, behind)) = inner.split_once(')')
+        && modifier.chars().all(|c| c.is_ascii_digit() || c == ',')
+    {
+        rest = behind;
+    }
+    for word in [" without time zone", " with time zone"] {
+        rest = rest.strip_prefix(word).unwrap_or(rest);
+    }
+    rest.trim_start_matches("[]")
 }
 
 /// Whether a trigger runs on what we write.
@@ -133,4 +174,20 @@ pub(super) fn suppress(case: &Case) -> Vec<Trouble> {
             .or("(as superuser); or accept it: LOCKSTEP_TRIGGERS=fire (apply.triggers in lockstep.toml)")
             .decide(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare;
+
+    #[test]
+    fn one_rule_in_two_spellings_is_one_rule_and_another_one_is_not() {
+        let first = "CHECK (((status)::text = ANY ((ARRAY['idle'::character varying, 'b''(usy)'::character varying])::text[])))";
+        let again = "CHECK (((status)::text = ANY (ARRAY[('idle'::character varying)::text, ('b''(usy)'::character varying)::text])))";
+        assert_eq!(bare(first), bare(again));
+        assert_eq!(bare("CHECK ((at > '1 2'::timestamp(3) without time zone))"), "CHECKat>'1 2'");
+        for other in [first.replace("idle", "idl"), first.replace("(usy)", "usy"), first.replace("ANY", "ALL")] {
+            assert_ne!(bare(first), bare(&other));
+        }
+    }
 }
