@@ -23,6 +23,9 @@ pub struct Status {
     pub state: State,
     pub source: End,
     pub target: End,
+    /// How rows are written: `rpc` or `tables`. Not known before both sides were looked at.
+    #[serde(default)]
+    pub way: Option<String>,
     /// The target holds everything up to here.
     #[serde(with = "position")]
     pub checkpoint: Option<Position>,
@@ -254,6 +257,7 @@ impl Status {
             state: State::Starting,
             source: end(source.into()),
             target: end(target.into()),
+            way: None,
             checkpoint: None,
             received: None,
             held: None,

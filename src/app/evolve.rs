@@ -6,9 +6,10 @@ use tracing::{info, warn};
 
 use super::judge::Finding;
 use super::route::ROUTE;
-use crate::config::{Evolve, Settings};
-use crate::pg::{self, Client};
-use crate::rest::{self, Body};
+use super::way::{Desk, Way};
+use crate::config::Evolve;
+use crate::pg;
+use crate::rest::Body;
 use crate::types::{Fault, Table};
 
 /// What a column that was added at the source must be over there. Its rows from before have the value that the ALTER
@@ -18,19 +19,13 @@ const ADDED: &str = "select a.attname::text, format_type(a.atttypid, -1), \
      from pg_attribute a where a.attrelid = $1 and a.attname = any($2) order by a.attnum";
 
 /// Adds columns that the target lacks, where the settings say so. Says whether it did.
-pub async fn evolve(
-    settings: &Settings,
-    source: &Client,
-    target: &rest::Client,
-    tables: &[Table],
-    findings: &[Finding],
-) -> Result<bool, Fault> {
+pub async fn evolve(desk: &Desk<'_>, tables: &[Table], findings: &[Finding]) -> Result<bool, Fault> {
     let mut evolved = false;
-    if settings.schema.evolve != Evolve::Additive {
+    if desk.settings.schema.evolve != Evolve::Additive || desk.way != Way::Rpc {
         return Ok(false);
     }
     for (table, finding) in tables.iter().zip(findings).filter(|(_, f)| f.begun && !f.missing_columns.is_empty()) {
-        let rows = source.query(ADDED, &[&table.oid, &finding.missing_columns]).await;
+        let rows = desk.source.query(ADDED, &[&table.oid, &finding.missing_columns]).await;
         let rows = rows.map_err(|error| pg::client::fault(&error))?;
         let columns: Vec<_> = rows
             .iter()
@@ -42,7 +37,7 @@ pub async fn evolve(
         let request =
             json!({"route": ROUTE, "schema": table.name.schema, "table": table.name.name, "columns": columns});
         let names = finding.missing_columns.join(", ");
-        match target.rpc::<Evolved>("lockstep_evolve", Body::Json(json!({ "request": request }))).await {
+        match desk.target.rpc::<Evolved>("lockstep_evolve", Body::Json(json!({ "request": request }))).await {
             Ok(Evolved { refused: None }) => {
                 info!(table = %table.name, columns = %names, "added the columns in Supabase too");
                 evolved = true;

@@ -11,6 +11,7 @@ pub(crate) mod recovery;
 mod report;
 mod route;
 mod tables;
+mod way;
 
 use std::time::Duration;
 

@@ -25,7 +25,7 @@ const INSTALLED: i64 = 2;
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
-    checkpoint: (u64, u64),
+    pub checkpoint: (u64, u64),
     pub source: serde_json::Value,
     /// The target may leave triggers and foreign keys to the source.
     pub suppress: bool,

@@ -14,7 +14,9 @@ use super::judge::Finding;
 use super::preflight::{self, Greeting, Hello};
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
+use super::way::{self, Desk, Way};
 use super::{evolve, recovery};
+use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
@@ -39,6 +41,7 @@ struct Ready {
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
     hello: Hello,
+    way: Way,
 }
 
 /// How a life of the route ended well.
@@ -87,7 +90,9 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let read_at = wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting::new(ROUTE);
-    let hello = preflight::hello(&target, &Greeting { tables: &tables, ..greeting.clone() }).await?;
+    let way = way::choose(settings, &target).await?;
+    let desk = Desk { way, settings, source: &source, target: &target };
+    let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let here = json!({
         "system": slot::system_identifier(&source).await?,
@@ -96,24 +101,16 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
-    let restricted = restricted::read(&source, &settings.source.publication).await?;
-    let filtered: Vec<_> = restricted.into_iter().filter(|one| one.filter.is_some()).collect();
-    let filtered = filtered.into_iter().filter(|one| tables.iter().any(|table| table.name == one.table));
-    if let Some(one) = filtered.clone().next() {
-        // From here on they may have missed changes, which is on record before anybody is told.
-        let again: Vec<TableName> = filtered.map(|one| one.table).collect();
-        preflight::hello(&target, &Greeting { tables: &tables, again: &again, ..greeting.clone() }).await?;
-        return Err(one.refusal(&settings.source.publication).unwrap_or_else(|| Fault::retry("a row filter")));
-    }
-    if evolve::evolve(settings, &source, &target, &tables, &hello.tables).await? {
+    not_filtered(&desk, &tables, &greeting).await?;
+    if evolve::evolve(&desk, &tables, &hello.tables).await? {
         return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
     }
     let checkpoint = hello.checkpoint();
     let paused = runs::paused(&source).await?;
     let begun = checkpoint != Position::default();
     let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
-    let hello = missed(&source, &target, settings, &tables, &sorted.aside, &greeting, hello).await?;
-    if settings.apply.triggers == Triggers::Suppress && !hello.suppress {
+    let hello = missed(&desk, &tables, &sorted.aside, &greeting, hello).await?;
+    if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
              act there too, and rows are written in the source's order"
@@ -139,23 +136,33 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let fit = preflight::names(&sorted.active);
     let restart = broken.map(|_| slot.confirmed);
     let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
-    let known = preflight::hello(&target, &first).await?;
+    let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
-        Some(_) => preflight::hello(&target, &Greeting { look: true, tables: &tables, ..greeting }).await?,
+        Some(_) => desk.hello(&Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
     let hello = hello.of(&tables, &sorted.active);
-    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello })
+    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way })
+}
+
+/// Refuses a publication that shows only some rows of a table.
+async fn not_filtered(desk: &Desk<'_>, tables: &[Table], greeting: &Greeting<'_>) -> Result<(), Fault> {
+    let publication = &desk.settings.source.publication;
+    let mut restricted = restricted::read(desk.source, publication).await?;
+    restricted.retain(|one| one.filter.is_some() && tables.iter().any(|table| table.name == one.table));
+    let Some(fault) = restricted.first().and_then(|one| one.refusal(publication)) else { return Ok(()) };
+    // They may have missed changes, which is on record before anybody is told.
+    let again: Vec<TableName> = restricted.into_iter().map(|one| one.table).collect();
+    desk.hello(&Greeting { tables, again: &again, ..greeting.clone() }).await?;
+    Err(fault)
 }
 
 /// Tables that are set aside miss changes, and so do those that were taken out of the publication: they do not count as
 /// copied any more, which is on record before anything is skipped or published again.
 async fn missed(
-    source: &Client,
-    target: &rest::Client,
-    settings: &Settings,
+    desk: &Desk<'_>,
     tables: &[Table],
     aside: &[Aside],
     greeting: &Greeting<'_>,
@@ -163,13 +170,13 @@ async fn missed(
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
-    let unpublished = tables::unpublished(source, settings, &copied).await?;
+    let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
     let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
     if again.is_empty() {
         return Ok(hello);
     }
-    let hello = preflight::hello(target, &Greeting { tables, again: &again, ..greeting.clone() }).await?;
+    let hello = desk.hello(&Greeting { tables, again: &again, ..greeting.clone() }).await?;
     let still = tables.iter().zip(&hello.tables).any(|(table, finding)| finding.copied && again.contains(&table.name));
     match still {
         true => Err(Fault::stop("our SQL in Supabase is older than this program", crate::remedy::INSTALL)),
@@ -224,12 +231,12 @@ async fn stream(
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, hello } = ready;
+    let Ready { source, target, tables, aside, read_at, hello, way } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
-    let copies = copies(&tables, &hello);
+    let copies = copies(&tables, &hello, way);
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
@@ -245,6 +252,7 @@ async fn stream(
     let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
+    status.send_modify(|status| status.way = Some(way.word().into()));
     let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint);
     report.parked(hello.parked.clone(), None);
 
@@ -267,24 +275,38 @@ async fn stream(
     });
 
     let (client, looking) = (target.clone(), target.clone());
-    let apply = Apply {
-        settings: crate::apply::Settings {
-            route: ROUTE.into(),
-            suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
-            whole_bytes: settings.apply.whole_bytes,
-            limits: limits.clone(),
-            park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
-        },
-        client: target,
-        shapes: Shapes::new(preflight::shapes(&tables, settings), read_at),
-        copying,
-        reached: Reached::new(checkpoint, settled, durable),
-        events,
-        rereads,
-        parked: Parked::new(hello.parked.clone()),
-        staged: None,
-    };
-    parts.spawn(apply.run(pulls));
+    let shapes = Shapes::new(preflight::shapes(&tables, settings), read_at);
+    match way {
+        Way::Rpc => {
+            let apply = Apply {
+                settings: crate::apply::Settings {
+                    route: ROUTE.into(),
+                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    whole_bytes: settings.apply.whole_bytes,
+                    limits: limits.clone(),
+                    park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
+                },
+                client: target,
+                shapes,
+                copying,
+                reached: Reached::new(checkpoint, settled, durable),
+                events,
+                rereads,
+                parked: Parked::new(hello.parked.clone()),
+                staged: None,
+            };
+            parts.spawn(apply.run(pulls));
+        }
+        Way::Tables => {
+            let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+            let facts = plain::facts(&source, &oids).await?;
+            let begun = checkpoint > Position::default();
+            let request_bytes = settings.apply.max_batch_bytes;
+            let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
+            let joints = Joints { client: target, shapes, copying, settled, durable, events, rereads };
+            parts.spawn(Tables::new(how, facts, joints).run(pulls));
+        }
+    }
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
@@ -303,11 +325,12 @@ async fn stream(
     });
 
     let watching = watch_slot(&source, &settings.source.slot);
+    let desk = Desk { way, settings, source: &source, target: &looking };
     let turning = async {
         tokio::select! {
             _ = ending.wait_for(|&stop| stop) => {}
             Ok(()) = asked.changed() => info!("somebody asked to look at the tables again"),
-            why = tables::until_changed(&source, &looking, settings, &tables, &aside) => {
+            why = tables::until_changed(&desk, &tables, &aside) => {
                 info!(%why, "looking at both sides again");
             }
         }
@@ -379,7 +402,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 }
 
 /// Tables whose first copy is not finished, and how far it is.
-fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
+fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
     let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
@@ -390,7 +413,8 @@ fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
-        in_doubt: finding.is_in_doubt(),
+        // Plain PostgREST has no digests: everything is written again, and rows that only the target has stay.
+        in_doubt: finding.is_in_doubt() && way == Way::Rpc,
     };
     unfinished.map(copy).collect()
 }

@@ -12,10 +12,10 @@ use super::evolve;
 use super::judge::{self, Finding, judge};
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
+use super::way::Desk;
 use crate::capture::slot::{self, publication, restricted};
 use crate::config::{OnRefusal, Settings};
 use crate::pg::Client;
-use crate::rest;
 use crate::status::TableState;
 use crate::types::{Fault, Table, TableName};
 
@@ -128,23 +128,17 @@ const LOOK: Duration = Duration::from_secs(2);
 const SPARE: u32 = 20;
 
 /// Waits until the tables are not what they were, and says why.
-pub async fn until_changed(
-    source: &Client,
-    target: &rest::Client,
-    settings: &Settings,
-    active: &[Table],
-    aside: &[Aside],
-) -> String {
+pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -> String {
     let all: Vec<Table> = active.iter().chain(aside.iter().map(|aside| &aside.table)).cloned().collect();
     let mut wait = LOOK;
     let mut asked = Instant::now();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
-        let looked = match altered(source, settings, &all, aside).await {
-            Ok(None) if asked.elapsed() >= settings.retry.look_again => {
+        let looked = match altered(desk.source, desk.settings, &all, aside).await {
+            Ok(None) if asked.elapsed() >= desk.settings.retry.look_again => {
                 asked = Instant::now();
-                mended(source, target, settings, aside).await
+                mended(desk, aside).await
             }
             other => other,
         };
@@ -202,26 +196,21 @@ pub async fn unpublished(source: &Client, settings: &Settings, tables: &[TableNa
 }
 
 /// A table that was not fit and is now; or may be, where only its rows can tell.
-async fn mended(
-    source: &Client,
-    target: &rest::Client,
-    settings: &Settings,
-    aside: &[Aside],
-) -> Result<Option<String>, Fault> {
+async fn mended(desk: &Desk<'_>, aside: &[Aside]) -> Result<Option<String>, Fault> {
     let parked = aside.iter().filter(|aside| aside.cause().is_some()).map(|aside| aside.table.name.clone());
     let parked: BTreeSet<TableName> = parked.collect();
     if parked.is_empty() {
         return Ok(None);
     }
-    let mut tables = preflight::tables(source, settings).await?;
+    let mut tables = preflight::tables(desk.source, desk.settings).await?;
     tables.retain(|table| parked.contains(&table.name));
     let look = Greeting { look: true, tables: &tables, ..Greeting::new(ROUTE) };
-    let findings = preflight::hello(target, &look).await?.tables;
-    if evolve::evolve(settings, source, target, &tables, &findings).await? {
+    let findings = desk.hello(&look).await?.tables;
+    if evolve::evolve(desk, &tables, &findings).await? {
         return Ok(Some("columns were added in Supabase too".into()));
     }
     let fit = tables.iter().zip(&findings).find(|(table, finding)| {
-        judge(std::slice::from_ref(table), std::slice::from_ref(finding), settings.copy.existing).is_ok()
+        judge(std::slice::from_ref(table), std::slice::from_ref(finding), desk.settings.copy.existing).is_ok()
     });
     Ok(fit.map(|(table, _)| format!("{} can be replicated now", table.name)))
 }

@@ -98,7 +98,8 @@ pub fn plan(
     Ok(planner.plan)
 }
 
-fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
+/// What a change of one row comes to, and its name for people.
+pub fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
     match change {
         Change::Insert { new, .. } => ("insert", Write::Upsert(new.clone())),
         Change::Delete { old, .. } => ("delete", Write::Delete(old.clone())),

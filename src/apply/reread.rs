@@ -5,13 +5,14 @@
 //! stream and lands on the same values again. A row that is gone meanwhile is left out; the stream tells its end.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::plan::key;
 use super::shape::{Mapped, Shapes};
-use crate::types::{Batch, Cell, Change, Fault, Reread, TableName, Tuple};
+use crate::types::{Batch, Cell, Change, Fault, Relation, Reread, TableName, Tuple};
 
 /// Completes rows that got a new key while their table is copied: the old key's row may not be there yet, and no later
 /// range will bring the new one. Found out one refusal at a time, a batch with many of them would never end.
@@ -108,9 +109,20 @@ async fn read(
     rereads: &mpsc::Sender<Reread>,
 ) -> Result<Option<Tuple>, Fault> {
     let Some(Change::Update { relation, new, .. }) = batch.changes.get(at) else { return Ok(None) };
+    row(relation, new, batch.xid_of(at), mapped, rereads).await
+}
+
+/// The row with the same key as this part of it.
+pub async fn row(
+    relation: &Arc<Relation>,
+    part: &Tuple,
+    xid: Option<u32>,
+    mapped: &Mapped,
+    rereads: &mpsc::Sender<Reread>,
+) -> Result<Option<Tuple>, Fault> {
     let mut key = Vec::with_capacity(mapped.key.len());
     for (name, &place) in mapped.key_names.iter().zip(&mapped.key) {
-        let text = match new.cells().nth(place) {
+        let text = match part.cells().nth(place) {
             Some(Cell::Text(text)) => String::from_utf8(text.to_vec()).ok(),
             _ => None,
         };
@@ -121,7 +133,7 @@ async fn read(
     }
     let (reply, row) = oneshot::channel();
     let gone = || Fault::retry("the reader of the source ended");
-    let wish = Reread { relation: relation.clone(), key, xid: batch.xid_of(at), reply };
+    let wish = Reread { relation: relation.clone(), key, xid, reply };
     rereads.send(wish).await.map_err(|_| gone())?;
     row.await.map_err(|_| gone())
 }

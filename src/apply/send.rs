@@ -140,13 +140,13 @@ fn framed(header: &impl Serialize, rest: &[u8]) -> Bytes {
 }
 
 /// Waits between attempts: from a moment to half a minute, with jitter, for ever.
-fn waits() -> impl Iterator<Item = Duration> {
+pub fn waits() -> impl Iterator<Item = Duration> {
     let backoff = ExponentialBuilder::default().with_jitter().without_max_times();
     backoff.with_min_delay(Duration::from_millis(50)).with_max_delay(Duration::from_secs(30)).build()
 }
 
 /// A server may ask for patience, but not for a day of it.
-const LONGEST_ASKED: Duration = Duration::from_secs(300);
+pub const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
 /// Sends a request until it is answered. One that is too large for the way travels in pieces.
 pub async fn until_answered(

@@ -15,6 +15,6 @@ pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
     Apply, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Reconcile, Schedule, Schema, Settings,
-    Shutdown, Source, State, Supabase, Tables, Triggers,
+    Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;

@@ -38,6 +38,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("tables.exclude"),
     plain("table.*.columns"),
     plain("table.*.reconcile"),
+    with("apply.way", "LOCKSTEP_APPLY"),
     with("apply.triggers", "LOCKSTEP_TRIGGERS"),
     plain("apply.max_batch_bytes"),
     plain("apply.queue_bytes"),

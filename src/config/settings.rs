@@ -148,6 +148,9 @@ pub struct OneTable {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Apply {
+    /// How rows are written: through our functions (`rpc`), by plain requests to the tables (`tables`), or as it can be
+    /// done (`auto`): by `rpc` where our SQL is installed in Supabase.
+    pub way: Way,
     /// Whether the target's triggers and foreign keys act on replicated rows. The source honoured its own already, so
     /// `suppress` avoids doing the work twice; `fire` is for triggers that exist only in Supabase.
     pub triggers: Triggers,
@@ -172,6 +175,7 @@ pub struct Apply {
 impl Default for Apply {
     fn default() -> Self {
         Self {
+            way: Way::Auto,
             triggers: Triggers::Suppress,
             max_batch_bytes: 1_000_000,
             queue_bytes: 16 << 20,
@@ -180,6 +184,14 @@ impl Default for Apply {
             park_rows: 1000,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    Auto,
+    Rpc,
+    Tables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -124,7 +124,7 @@ async fn limited(limits: accept::Limits) -> (SocketAddr, watch::Sender<bool>) {
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let local = listener.local_addr().unwrap();
     let (_, status) = watch::channel(streaming());
-    let window = Window { status, token: None, in_step_within: Duration::from_secs(10) };
+    let window = Window::to_look_at(status, None, Duration::from_secs(10));
     let (stop, shutdown) = watch::channel(false);
     tokio::spawn(accept::serve(listener, router(window, local, shutdown.clone()), limits, shutdown));
     (local, stop)

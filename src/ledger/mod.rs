@@ -2,6 +2,7 @@
 
 pub mod install;
 pub mod parked;
+pub mod progress;
 pub mod runs;
 pub mod source;
 pub mod sync_state;

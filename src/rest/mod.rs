@@ -1,6 +1,7 @@
-//! A client for a Supabase project's REST end: remote procedure calls, and what their failures mean.
+//! A client for a Supabase project's REST end: remote procedure calls, requests to tables, and what their failures mean.
 
 mod failure;
+mod table;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::types::{ApiKey, Fault};
 pub use failure::{Class, Failure, sqlstate};
+pub use table::{TableAnswer, TableRequest, Verb, encoded};
 
 pub struct Settings {
     /// The project's address without a path: `https://PROJECT.supabase.co`.

@@ -26,4 +26,6 @@ mod rig;
 mod shapes;
 mod state;
 mod table_life;
+mod tables;
+mod tables_replay;
 mod values;

@@ -30,15 +30,21 @@ impl Rig {
         Self::with(PairOptions::default(), sql).await
     }
 
-    pub async fn with(mut options: PairOptions, sql: &str) -> Self {
+    pub async fn with(options: PairOptions, sql: &str) -> Self {
+        let rig = Self::bare(options, sql).await;
+        let owner = rig.pair.supabase.connect_owner().await.unwrap();
+        install::apply(&owner).await.unwrap();
+        rig.pair.supabase.reload_schema().await.unwrap();
+        rig
+    }
+
+    /// Both sides with the same schema, and nothing of ours in the target.
+    pub async fn bare(mut options: PairOptions, sql: &str) -> Self {
         options.source.bin = options.source.bin.or_else(|| programs("LOCKSTEP_TEST_SOURCE_BIN"));
         options.supabase.cluster.bin = options.supabase.cluster.bin.or_else(|| programs("LOCKSTEP_TEST_TARGET_BIN"));
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let owner = pair.supabase.connect_owner().await.unwrap();
-        install::apply(&owner).await.unwrap();
-        pair.supabase.reload_schema().await.unwrap();
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.

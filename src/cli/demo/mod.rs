@@ -29,9 +29,18 @@ pub(super) struct Args {
     /// End once both sides hold the same rows: exit 0 with a summary; with --traffic, after ten seconds of it
     #[arg(long)]
     exit_when_synced: bool,
+    /// How rows are written: `rpc` through our functions, or `tables` without any
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = Way::Rpc)]
+    apply: Way,
     /// Where the demo keeps its clusters and demo.json [default: the user's folder for state]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Way {
+    Rpc,
+    Tables,
 }
 
 /// How much traffic `--exit-when-synced` sees before it asks whether both sides are equal.
@@ -65,7 +74,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Starts all of it, waits until both sides are in step, and shows where everything is.
 async fn raise(args: &Args, dir: &std::path::Path, steps: &mut Steps) -> Result<(Stage, Probe), Failure> {
-    let mut stage = Stage::open(dir, steps).await?;
+    let mut stage = Stage::open(dir, args.apply, steps).await?;
     steps.step("Lockstep, until both sides are in step", stage.in_step(IN_STEP_WITHIN)).await?;
     let mut probe = Probe::open(&stage).await?;
     let timed = steps.step("Timing changes, from commit to visible", probe.series()).await?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::Failure;
+use super::Way;
 use super::screen::Steps;
 use crate::config::{self, Layers, Settings};
 use crate::lab::{Cluster, ClusterOptions, LabError, Owner, Port, Stop, Supabase, SupabaseOptions};
@@ -64,7 +65,7 @@ pub(super) const TABLES: [&str; 12] = [
 
 impl Stage {
     /// Starts all of it in `dir`, with what is there already.
-    pub(super) async fn open(dir: &Path, steps: &mut Steps) -> Result<Self, Failure> {
+    pub(super) async fn open(dir: &Path, way: Way, steps: &mut Steps) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(|error| cannot("make", dir, &error))?;
         let dir = std::fs::canonicalize(dir).map_err(|error| cannot("open", dir, &error))?;
         let lock = only_one(&dir)?;
@@ -84,7 +85,11 @@ impl Stage {
             let script = [SCHEMA, DATA].concat(); // sent as one it is one transaction: all of it or nothing
             steps.step("Source: the demo's tables and rows", source.execute(&script)).await?;
         }
-        steps.step("Supabase: the same tables, and Lockstep's functions", prepare_target(&source, &supabase)).await?;
+        let what = match way {
+            Way::Rpc => "Supabase: the same tables, and Lockstep's functions",
+            Way::Tables => "Supabase: the same tables, and nothing of Lockstep's",
+        };
+        steps.step(what, prepare_target(&source, &supabase, way)).await?;
 
         let tables = TABLES.map(|name| TableName::new("public", name)).into();
         let page = Port::again(before.and_then(|note| url::Url::parse(&note.page_url).ok()?.port()))?;
@@ -94,7 +99,7 @@ impl Stage {
 
         log_to(&dir.join("lockstep.log"))?;
         let (stop, shutdown) = watch::channel(false);
-        let lockstep = Some(start_lockstep(note.settings(page.number())?, shutdown));
+        let lockstep = Some(start_lockstep(note.settings(page.number(), way)?, shutdown));
         Ok(Self { source, supabase, tables, note, dir, lockstep, stop, _page: page, _lock: lock })
     }
 
@@ -155,14 +160,18 @@ fn start_lockstep(settings: Settings, shutdown: watch::Receiver<bool>) -> JoinHa
     tokio::spawn(crate::app::run(settings, shutdown))
 }
 
-async fn prepare_target(source: &Cluster, supabase: &Supabase) -> Result<(), Failure> {
+async fn prepare_target(source: &Cluster, supabase: &Supabase, way: Way) -> Result<(), Failure> {
     let target = supabase.connect_owner().await?;
     if supabase.cluster.value("select to_regclass('public.agents')").await?.is_empty() {
         let selection = Selection { schemas: vec!["public".into()], include: Vec::new(), exclude: Vec::new() };
         let script = crate::schema::sql(&source.connect().await?, &selection).await?;
         target.batch_execute(&script).await?;
     }
-    crate::ledger::install::apply(&target).await?;
+    match way {
+        Way::Rpc => crate::ledger::install::apply(&target).await?,
+        // What an earlier demo installed goes too: it is to be seen that nothing of it is needed.
+        Way::Tables => crate::ledger::teardown::supabase(&target).await?,
+    }
     supabase.reload_schema().await?;
     Ok(())
 }
@@ -184,8 +193,12 @@ impl Note {
     }
 
     /// What a user of this project would have in `.env`.
-    fn settings(&self, page: u16) -> Result<Settings, Failure> {
+    fn settings(&self, page: u16, way: Way) -> Result<Settings, Failure> {
         let env = [
+            // Found out by Lockstep itself, as a user's would.
+            ("LOCKSTEP_APPLY", "auto".to_owned()),
+            // A demo may go from one way to the other: what the other one brought is copied over.
+            ("LOCKSTEP_EXISTING", if way == Way::Tables { "keep" } else { "refuse" }.to_owned()),
             ("DATABASE_URL", self.source_url.clone()),
             ("SUPABASE_URL", self.supabase_url.clone()),
             ("SUPABASE_KEY", self.secret_key.clone()),

@@ -79,6 +79,7 @@ function drawFigures(view) {
   set($("since"), `since the start ${ago(view.started_at)}`);
   set($("checkpoint"), view.checkpoint || "–");
   $("checkpoint").title = view.checkpoint || "";
+  set($("way"), view.way ? `apply: ${view.way}` : "");
   set($("received"), view.received ? `received ${view.received}` : "nothing received yet");
 }
 
