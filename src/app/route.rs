@@ -101,15 +101,7 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     });
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
-    let restricted = restricted::read(&source, &settings.source.publication).await?;
-    let filtered: Vec<_> = restricted.into_iter().filter(|one| one.filter.is_some()).collect();
-    let filtered = filtered.into_iter().filter(|one| tables.iter().any(|table| table.name == one.table));
-    if let Some(one) = filtered.clone().next() {
-        // From here on they may have missed changes, which is on record before anybody is told.
-        let again: Vec<TableName> = filtered.map(|one| one.table).collect();
-        desk.hello(&Greeting { tables: &tables, again: &again, ..greeting.clone() }).await?;
-        return Err(one.refusal(&settings.source.publication).unwrap_or_else(|| Fault::retry("a row filter")));
-    }
+    not_filtered(&desk, &tables, &greeting).await?;
     if evolve::evolve(&desk, &tables, &hello.tables).await? {
         return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
     }
@@ -153,6 +145,18 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     };
     let hello = hello.of(&tables, &sorted.active);
     Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way })
+}
+
+/// Refuses a publication that shows only some rows of a table.
+async fn not_filtered(desk: &Desk<'_>, tables: &[Table], greeting: &Greeting<'_>) -> Result<(), Fault> {
+    let publication = &desk.settings.source.publication;
+    let mut restricted = restricted::read(desk.source, publication).await?;
+    restricted.retain(|one| one.filter.is_some() && tables.iter().any(|table| table.name == one.table));
+    let Some(fault) = restricted.first().and_then(|one| one.refusal(publication)) else { return Ok(()) };
+    // They may have missed changes, which is on record before anybody is told.
+    let again: Vec<TableName> = restricted.into_iter().map(|one| one.table).collect();
+    desk.hello(&Greeting { tables, again: &again, ..greeting.clone() }).await?;
+    Err(fault)
 }
 
 /// Tables that are set aside miss changes, and so do those that were taken out of the publication: they do not count as

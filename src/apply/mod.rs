@@ -171,7 +171,9 @@ impl Apply {
     async fn next(&mut self, pulls: &mpsc::Sender<Pull>) -> Result<Option<Batch>, Fault> {
         let mut batch = pin!(pull(pulls));
         loop {
-            let due = [self.reached.flush_by, self.parked.next()].into_iter().flatten().min();
+            // While a transaction is half laid down, its rows are left alone.
+            let look = self.parked.next().filter(|_| self.staged.is_none());
+            let due = [self.reached.flush_by, look].into_iter().flatten().min();
             let Some(due) = due else { return Ok(batch.await) };
             tokio::select! {
                 biased;

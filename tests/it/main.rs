@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_target;
 mod chaos;
 mod copy;
+mod demo;
 mod doctor;
 mod doctor_service;
 mod every_change;
