@@ -5,9 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lockstep::lab::Seeded;
+use lockstep::lab::{PairOptions, Seeded};
 
-use super::rig::{Rig, public};
+use super::rig::{Rig, public, until};
 use super::tables::bare;
 
 /// What replaying can go wrong with: cascades over two levels, a self-reference, unique values that change hands, keys
@@ -200,4 +200,32 @@ async fn killed_in_the_middle_of_everything_it_ends_equal() {
     }
     rig.settled().await;
     rig.assert_equal(&public(&ALL)).await;
+}
+
+/// What is read and not yet in the target must not be forgotten by the source: nothing else remembers it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_and_not_written_when_it_was_killed_is_sent_again() {
+    let mut options = PairOptions::default();
+    // The service reports to the source at least three times in this span.
+    options.source = options.source.set("wal_sender_timeout", "3s");
+    let mut rig = Rig::bare(options, "create table t (id int primary key)").await;
+    rig.start();
+    rig.settled().await;
+    rig.pair.supabase.faults().down().await;
+    rig.pair.source.execute("insert into t select generate_series(1, 3)").await.unwrap();
+    rig.pair.source.execute("insert into t select generate_series(4, 10)").await.unwrap();
+    until("the service is in trouble", async || rig.status().await.is_some_and(|status| status["state"] == "waiting"))
+        .await;
+    rig.has_read().await;
+    // Two more reports: whatever it wanted to confirm, it has.
+    const REPORTED: &str = "select coalesce(max(reply_time)::text, '') from pg_stat_replication";
+    for _ in 0..2 {
+        let last = rig.pair.source.value(REPORTED).await.unwrap();
+        until("the service reports", async || rig.pair.source.value(REPORTED).await.unwrap() != last).await;
+    }
+    rig.kill9().await;
+    rig.pair.supabase.faults().up().await;
+    rig.start();
+    rig.settled().await;
+    rig.assert_equal(&public(&["t"])).await;
 }
