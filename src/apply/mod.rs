@@ -241,6 +241,7 @@ impl Apply {
             Answer::Duplicate => {
                 info!(upto = %prepared.batch.upto, "the target had this batch already: an earlier answer was lost");
                 crate::metrics::get().duplicates.inc();
+                self.parked.look_soon();
                 self.written(&prepared, durable);
                 Ok(())
             }

@@ -41,6 +41,11 @@ impl Parked {
         Self { tables, next }
     }
 
+    /// An answer that was lost may have told of rows that are parked now.
+    pub(super) fn look_soon(&mut self) {
+        self.next = Some(Instant::now());
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
@@ -97,6 +102,9 @@ impl Apply {
         // Trouble is the stream's to notice; a look that failed is made again.
         let Ok(look) = self.client.rpc::<Look>("lockstep_parked", Body::Json(request)).await else { return Ok(()) };
         self.tell(Event::Parked { tables: look.parked.clone(), discarded: Some(look.discarded) });
+        if look.parked.is_empty() {
+            self.parked.next = None;
+        }
         self.note_parked(Some(look.parked));
         self.again(look.due).await
     }
