@@ -6,6 +6,7 @@ mod commands;
 mod crew;
 mod evolve;
 pub(crate) mod judge;
+mod lane;
 pub(crate) mod preflight;
 pub(crate) mod recovery;
 mod report;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::judge::Finding;
+use super::lane::Lane;
 use super::preflight::{self, Greeting, Hello};
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
@@ -90,7 +91,7 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let read_at = progress::wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting::new(ROUTE);
-    let way = way::choose(settings, &target).await?;
+    let way = way::choose(settings, &source, &target).await?;
     let desk = Desk { way, settings, source: &source, target: &target };
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
@@ -247,6 +248,7 @@ async fn stream(
     let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint);
     report.parked(hello.parked.clone(), None);
 
+    let lane = Lane::start()?;
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
         slot: settings.source.slot.clone(),
@@ -255,17 +257,20 @@ async fn stream(
         ..capture::Settings::new(url.clone())
     };
     let stopped = shutdown.clone();
-    parts.spawn(async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await });
+    let capturing = async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await };
+    parts.spawn_on(capturing, lane.handle());
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
     let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
-    parts.spawn(async move {
+    let gathering = async move {
         // The pipeline ends early only when apply is gone, and apply says why.
         let _ = pipeline::run(gathering, queued, ranges_in, pulled).await;
         Ok(())
-    });
+    };
+    parts.spawn_on(gathering, lane.handle());
 
-    let (client, looking) = (target.clone(), target.clone());
+    // A connection lives where it was made: apply makes one of its own.
+    let (client, applying) = (target.clone(), preflight::client(settings)?);
     let shapes = Shapes::new(preflight::shapes(&tables, settings), read_at);
     match way {
         Way::Rpc => {
@@ -277,7 +282,7 @@ async fn stream(
                     limits: limits.clone(),
                     park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
                 },
-                client: target,
+                client: applying,
                 shapes,
                 copying,
                 reached: Reached::new(checkpoint, settled, durable),
@@ -286,7 +291,7 @@ async fn stream(
                 parked: Parked::new(hello.parked.clone()),
                 staged: None,
             };
-            parts.spawn(apply.run(pulls));
+            parts.spawn_on(apply.run(pulls), lane.handle());
         }
         Way::Tables => {
             let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
@@ -294,8 +299,8 @@ async fn stream(
             let begun = checkpoint > Position::default();
             let request_bytes = settings.apply.max_batch_bytes;
             let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
-            let joints = Joints { client: target, shapes, copying, settled, durable, events, rereads };
-            parts.spawn(Tables::new(how, facts, joints).run(pulls));
+            let joints = Joints { client: applying, shapes, copying, settled, durable, events, rereads };
+            parts.spawn_on(Tables::new(how, facts, joints).run(pulls), lane.handle());
         }
     }
 
@@ -316,7 +321,7 @@ async fn stream(
     });
 
     let watching = watch_slot(&source, &settings.source.slot);
-    let desk = Desk { way, settings, source: &source, target: &looking };
+    let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
         tokio::select! {
             _ = ending.wait_for(|&stop| stop) => {}

@@ -1,8 +1,6 @@
 //! Which way rows are written, and what a start asks of both sides for it: by `rpc` one function in the target answers
 //! everything; by `tables` the source keeps the progress, and each table is looked at through plain PostgREST.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tracing::info;
@@ -32,17 +30,16 @@ impl Way {
     }
 }
 
-/// This process has found our functions before: they are not given up without a person's word.
-static WAS_RPC: AtomicBool = AtomicBool::new(false);
-
 /// The way that the settings name; `auto`: by `rpc` where our SQL is installed.
-pub async fn choose(settings: &Settings, target: &rest::Client) -> Result<Way, Fault> {
+pub async fn choose(settings: &Settings, source: &Client, target: &rest::Client) -> Result<Way, Fault> {
     let way = match settings.apply.way {
         config::Way::Rpc => Way::Rpc,
         config::Way::Tables => Way::Tables,
         config::Way::Auto if installed(target).await? => Way::Rpc,
         // A schema cache that is stale for a minute must not turn "exactly once" into "at least once".
-        config::Way::Auto if WAS_RPC.load(Ordering::Relaxed) => return Err(preflight::not_installed()),
+        config::Way::Auto if progress::elsewhere(source, ROUTE, &settings.source.slot).await? => {
+            return Err(preflight::not_installed());
+        }
         config::Way::Auto => {
             info!(
                 "our SQL is not installed in Supabase; with it (lockstep setup supabase), every change is applied once"
@@ -54,7 +51,6 @@ pub async fn choose(settings: &Settings, target: &rest::Client) -> Result<Way, F
         Way::Rpc => info!(apply = way.word(), "rows are written through our functions: exactly once"),
         Way::Tables => info!(apply = way.word(), "rows are written by plain requests: at least once, converging"),
     }
-    WAS_RPC.fetch_or(way == Way::Rpc, Ordering::Relaxed);
     Ok(way)
 }
 

@@ -319,7 +319,8 @@ pub fn fault(failure: &Failure, bytes: usize) -> Fault {
         ),
         (_, Some("PGRST202"), _) | (_, Some("42883"), _) => Fault::stop(
             "our SQL is not installed in Supabase (or PostgREST has not seen it yet)",
-            "run in Supabase's SQL editor what `lockstep setup supabase --print` prints",
+            "run in Supabase's SQL editor what `lockstep setup supabase --print` prints; or, to do without it, at least \
+             once instead of exactly once: LOCKSTEP_APPLY=tables",
         ),
         (_, Some("PGRST301" | "PGRST302" | "PGRST303"), _) | (_, None, Some(401)) => Fault::stop(
             format!("Supabase refused the key: {failure}"),

@@ -154,11 +154,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
 
 /// Runs a verb to its end on a runtime of its own.
 fn wait(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = if std::env::var("X1").is_ok() {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()
-    } else {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()
-    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fault::retry(format!("the runtime does not start: {error}")))?;
     let end = runtime.block_on(verb);
     // What still hangs after the verb's own deadline is not waited for.

@@ -97,6 +97,19 @@ pub async fn read(client: &Client, route: &str, slot: &str) -> Result<Progress, 
     Ok(Progress { begun: true, source, checkpoint, copies: copies.collect() })
 }
 
+const HERE: &str = "select to_regclass('lockstep.route') is not null";
+const SLOT: &str = "select exists (select from pg_replication_slots where slot_name = $1)";
+
+/// Whether the slot has been read while its progress was not kept here: then the target keeps it, by the `rpc` way.
+pub async fn elsewhere(client: &Client, route: &str, slot: &str) -> Result<bool, Fault> {
+    let db = |error: tokio_postgres::Error| fault(&error);
+    let here: bool = client.query_one(HERE, &[]).await.map_err(db)?.get(0);
+    if here && client.query_opt(ROUTE, &[&route]).await.map_err(db)?.is_some() {
+        return Ok(false);
+    }
+    Ok(client.query_one(SLOT, &[&slot]).await.map_err(db)?.get(0))
+}
+
 const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
                        else pg_current_wal_insert_lsn() end::text";
 

@@ -112,6 +112,7 @@ async fn our_sql_that_is_missing_or_of_another_version_is_installed_as_the_messa
     let options = PairOptions { supabase: supabase(), ..PairOptions::default() };
     let mut rig = Rig::with(options, "create table fine (id int primary key)").await;
     on_the_target(&rig, lockstep::ledger::teardown::SUPABASE).await;
+    rig.env = vec![("LOCKSTEP_APPLY".into(), "rpc".into())];
     let said = refused(&rig, &[], 1).await;
     assert!(said.contains("our SQL is not installed in Supabase"), "{said}");
     assert!(said.contains("`lockstep setup supabase --print`"), "{said}");
@@ -136,6 +137,11 @@ async fn our_sql_that_is_missing_or_of_another_version_is_installed_as_the_messa
     rig.start();
     rig.settled().await;
     assert_eq!(rig.terminate().await, Some(0));
+    // What was exactly once does not become at least once because the functions are out of sight.
+    on_the_target(&rig, lockstep::ledger::teardown::SUPABASE).await;
+    rig.env.clear();
+    let said = refused(&rig, &[], 1).await;
+    assert!(said.contains("our SQL is not installed") && said.contains("LOCKSTEP_APPLY=tables"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
