@@ -166,6 +166,11 @@ async fn over_https_the_key_of_service_role_opens_the_door_and_that_of_anon_does
     assert!([401, 403].contains(&knock(supabase.anon_key()).await));
 }
 
+/// The version that this Lockstep installs.
+fn newest() -> i32 {
+    install::MIGRATIONS.iter().map(|migration| migration.version).max().unwrap()
+}
+
 /// Version 1 as somebody's database has it, from before this Lockstep.
 const VERSION_1_BY_HAND: &str = "
     create schema lockstep;
@@ -189,10 +194,11 @@ async fn an_older_version_is_upgraded_once_with_its_state_kept_and_a_newer_one_i
     };
     let kept = state().await;
     install::apply(&client).await.unwrap();
-    assert_eq!((state().await, install::installed(&client).await), (kept, Ok(Some(1))));
+    let newest = newest();
+    assert_eq!((state().await, install::installed(&client).await), (kept, Ok(Some(newest))));
 
     let later = Migration {
-        version: 2,
+        version: newest + 1,
         sql: "alter table lockstep.checkpoint add column note text default 'it''s $$ new';\n\
               create function lockstep.two() returns text language sql as $two$ select 'two' $two$;\n",
     };
@@ -200,13 +206,14 @@ async fn an_older_version_is_upgraded_once_with_its_state_kept_and_a_newer_one_i
     for _ in 0..2 {
         client.batch_execute(&install::script_of(&next)).await.unwrap();
     }
-    assert_eq!(install::installed(&client).await, Ok(Some(2)));
+    assert_eq!(install::installed(&client).await, Ok(Some(newest + 1)));
     assert!(state().await.unwrap().contains("it's $$ new"));
 
     let before = (fingerprint(&client).await, versions(&client).await, state().await);
     let Err(Fault::Stop { cause, fix }) = install::apply(&client).await else { panic!("not refused") };
+    let said = format!("at version {}", newest + 1);
     assert!(
-        cause.contains("at version 2") && cause.contains("knows only 1") && fix.contains("newer"),
+        cause.contains(&said) && cause.contains(&format!("knows only {newest}")) && fix.contains("newer"),
         "{cause} / {fix}"
     );
     assert_eq!((fingerprint(&client).await, versions(&client).await, state().await), before);
@@ -218,7 +225,7 @@ async fn a_migration_that_fails_leaves_the_version_before_it_whole() {
     let client = cluster.connect().await.unwrap();
     install::apply(&client).await.unwrap();
     let before = (fingerprint(&client).await, versions(&client).await);
-    let broken = Migration { version: 2, sql: "create table lockstep.half (a int); select 1 / 0;" };
+    let broken = Migration { version: newest() + 1, sql: "create table lockstep.half (a int); select 1 / 0;" };
     let next = [install::MIGRATIONS, &[broken]].concat();
     client.batch_execute(&install::script_of(&next)).await.unwrap_err();
     client.batch_execute("rollback").await.unwrap();
@@ -369,8 +376,8 @@ async fn bad_usage_ends_with_2_and_a_refusal_with_1_and_neither_shows_a_password
         (&["setup", "supabase", "--apply", "--database-url", "http://x:hunter2@y"], 2, "postgresql://"),
         (&["setup", "teardown", "--apply"], 2, "--source-url"),
         (&["schema"], 2, "DATABASE_URL"),
-        (&["setup", "source", "--apply", "--database-url", &url], 1, "alter system set wal_level = 'logical'"),
-        (&["setup", "source", "--print", "--database-url", &url], 0, "alter system set wal_level = 'logical'"),
+        (&["setup", "source", "--apply", "--database-url", &url], 1, "alter system set wal_level = logical"),
+        (&["setup", "source", "--print", "--database-url", &url], 0, "alter system set wal_level = logical"),
         (&["schema", "--database-url", &url, "--table", "keyless"], 1, "has no primary key"),
         (&["schema", "--database-url", &url, "--schema", "nowhere"], 1, "no table that can be replicated"),
     ] {
