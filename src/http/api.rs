@@ -36,7 +36,7 @@ pub(super) struct Limit {
 pub(super) async fn verify(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     match read(&body) {
         Ok(Tables { tables, .. }) => order(&shared, Command::Reconcile { tables, repair: false }).await,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn verify(State(shared): State<Arc<Shared>>, body: Bytes) -> Re
 pub(super) async fn sync(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     match read(&body) {
         Ok(Tables { tables, dry_run }) => order(&shared, Command::Reconcile { tables, repair: !dry_run }).await,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -104,12 +104,12 @@ pub(super) fn say(status: StatusCode, error: &str) -> Response {
 }
 
 /// No body at all means all tables.
-fn read(body: &[u8]) -> Result<Tables, Response> {
+fn read(body: &[u8]) -> Result<Tables, Box<Response>> {
     if body.is_empty() {
         return Ok(Tables::default());
     }
     serde_json::from_slice(body).map_err(|error| {
         let cause = format!("the body is not as it should be ({error}); write {{\"tables\": [\"public.agents\"]}}");
-        say(StatusCode::BAD_REQUEST, &cause)
+        Box::new(say(StatusCode::BAD_REQUEST, &cause))
     })
 }

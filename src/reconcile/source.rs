@@ -72,7 +72,7 @@ impl<'a> Source<'a> {
             hash: hash_of(&columns, utf8),
             texts: key.iter().map(|name| format!("concat({name})")).collect(),
             key: key.join(", "),
-            types: table.key.iter().map(|name| type_of(name).as_ref()).collect(),
+            types: table.key.iter().map(type_of).collect(),
             collations: row.get(3),
             blocks: blocks.max(0) as u64,
             table,

@@ -151,7 +151,7 @@ impl Tables {
         let began = Instant::now();
         let plan = steps(&batch, &mut self.shapes, &mut self.forms, &self.copying)?;
         let ended = batch.copied.iter().filter(|mark| mark.done);
-        self.copy_ended = ended.map(|mark| self.copying.remove(&mark.table)).fold(false, |any, was| any || was);
+        self.copy_ended = ended.map(|mark| self.copying.remove(&mark.table)).filter(|&was| was).count() > 0;
         self.replaying = batch.upto < self.replay_until().await?;
         self.write(plan.steps).await?;
         for (table, kind, rows) in plan.counted {
