@@ -316,7 +316,12 @@ async fn stream(
         match reconcile::copy(&copying, copies, &inlet).await {
             // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
             Err(Fault::Retry { .. }) if *stopped.borrow() => Ok(()),
-            end => end,
+            Err(fault) => {
+                // It notices first that another part has ended; that one knows why, and is heard first.
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                Err(fault)
+            }
+            Ok(()) => Ok(()),
         }
     });
 
