@@ -46,6 +46,21 @@ fn restore(cluster: &Cluster) {
     copy(&cluster.dir().join("kept"), &cluster.dir().join("data"));
 }
 
+/// The service runs, the source has lost a change that the target has, and is stopped.
+async fn source_restored() -> Rig {
+    let mut rig = streaming().await;
+    rig.terminate().await;
+    rig.pair.source.stop(Stop::Fast).await.unwrap();
+    back_up(&rig.pair.source);
+    rig.pair.source.start().await.unwrap();
+    rig.start();
+    change(&rig).await;
+    rig.settled().await;
+    rig.pair.source.stop(Stop::Fast).await.unwrap();
+    restore(&rig.pair.source);
+    rig
+}
+
 /// Healed, told once, and equal; later changes flow.
 async fn healed(rig: &mut Rig, reason: &str) {
     rig.settled().await;
@@ -78,33 +93,15 @@ async fn a_target_that_was_restored_from_an_older_backup_is_noticed_and_repaired
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_was_restored_from_an_older_backup_takes_back_what_it_lost() {
-    let mut rig = streaming().await;
-    rig.terminate().await;
-    rig.pair.source.stop(Stop::Fast).await.unwrap();
-    back_up(&rig.pair.source);
+    let rig = &mut source_restored().await;
     rig.pair.source.start().await.unwrap();
-    rig.start();
-    change(&rig).await;
-    rig.settled().await;
-    rig.pair.source.stop(Stop::Fast).await.unwrap();
-    restore(&rig.pair.source);
-    rig.pair.source.start().await.unwrap();
-    healed(&mut rig, "target_ahead").await;
+    healed(rig, "target_ahead").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_promoted_standby_never_had_leave_the_target_too() {
-    let mut rig = streaming().await;
-    rig.terminate().await;
-    rig.pair.source.stop(Stop::Fast).await.unwrap();
-    back_up(&rig.pair.source);
-    rig.pair.source.start().await.unwrap();
-    rig.start();
-    change(&rig).await;
-    rig.settled().await;
+    let rig = &mut source_restored().await;
     // Recovery from an archive that holds nothing ends at once, on a timeline of its own.
-    rig.pair.source.stop(Stop::Fast).await.unwrap();
-    restore(&rig.pair.source);
     let data = rig.pair.source.dir().join("data");
     std::fs::write(data.join("recovery.signal"), "").unwrap();
     let settings = data.join("postgresql.auto.conf");
@@ -114,7 +111,7 @@ async fn rows_that_a_promoted_standby_never_had_leave_the_target_too() {
     // It outgrows the checkpoint, so that only the timeline tells.
     let grown = "insert into other select i, i from generate_series(1000, 20000) i";
     until("it takes writes", async || rig.pair.source.execute(grown).await.is_ok()).await;
-    healed(&mut rig, "other_timeline").await;
+    healed(rig, "other_timeline").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
