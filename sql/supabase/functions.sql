@@ -208,6 +208,7 @@ create or replace function lockstep.statement(relation regclass, part jsonb) ret
 language plpgsql stable as $$
 declare
   op text := part->>'op';
+  rest text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace them
   names text[];    -- quoted, in the order in which they travel
   arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
   aliases text;    -- its columns: v1, v2, ..
@@ -216,7 +217,7 @@ declare
   equal text[];    -- the operators that compare them
   sorted text[];   -- the collations to do it by, where the column has one of its own: a hash join asks for it
   generated text[]; -- identity columns that only an insert may set
-  fixed text;      -- that those outside the key are as they came
+  fixed text;      -- that they are as they came
   keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
   assignments text;
   matches text;
@@ -258,15 +259,22 @@ begin
     raise undefined_column using message = format('a column of %s is not there: %s', relation, part->>'columns');
   end if;
 
-  if op = 'upsert' then
-    select string_agg(format('%s = excluded.%s', n, n), ', ') into assignments
-    from unnest(names) n where n <> all (key) and n <> all (coalesce(generated, '{}'));
-    -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
-    select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
-    from unnest(generated) n where n <> all (key);
+  -- No update may set a `generated always` identity: a row in which it changed is left alone, and lockstep.write, which
+  -- counts, sees to it. Under a changed key the identity may be a part of the key itself.
+  select string_agg(format('%s is not distinct from %s', case when names[i] = any (key)
+                      then vals[array_position(key, names[i])] else 't.' || names[i] end, vals[i]), ' and ') into fixed
+  from generate_subscripts(names, 1) i
+  where i > keys and names[i] = any (generated) and (op = 'rekey' or names[i] <> all (key));
+
+  if op = 'upsert' and rest is distinct from 'unlike' and rest is distinct from 'remove' then
+    select string_agg(format('%s = excluded.%s', n, n), ', ') filter (where n <> all (coalesce(generated, '{}'))),
+           string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') filter (where n = any (generated))
+    into assignments, fixed
+    from unnest(names) n where n <> all (key);
     return format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
       relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
-      coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
+      case when rest is null and assignments is not null
+        then 'update set ' || assignments || coalesce(' where ' || fixed, '') else 'nothing' end);
   end if;
 
   -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
@@ -274,19 +282,60 @@ begin
   into matches
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
+  if rest is not null then
+    return format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
+      case rest when 'remove' then 'delete from' else 'select from' end, lockstep.alone(relation),
+      case rest when 'remove' then 'using' else ',' end, arrays, aliases, matches, coalesce(fixed, 'true'));
+  end if;
   if op = 'delete' then
     return format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
+  matches := matches || coalesce(' and ' || fixed, '');
   select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
   from generate_subscripts(names, 1) i
-  where i > keys and (op = 'rekey' or names[i] <> all (key))
-    -- An identity in the key is set, and refused, rather than left as it was.
-    and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
+  where i > keys and (op = 'rekey' or names[i] <> all (key)) and names[i] <> all (coalesce(generated, '{}'));
   if assignments is null then
     -- Nothing but the key came: only look that the row is there.
     return format('select from %s t, rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
   end if;
   return format('update %s t set %s from rows from (%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+end $$;
+
+-- Whether taking a row away does more than that: triggers (foreign keys that refer to the table are some), rules.
+create or replace function lockstep.delete_acts(relation regclass) returns boolean
+language plpgsql stable as $$
+begin
+  return current_setting('session_replication_role') <> 'replica' and lockstep.acts(relation) and exists (
+    select from (select relation as part union select p.relid from pg_partition_tree(relation) p) r
+    where exists (select from pg_trigger t where t.tgrelid = r.part and t.tgtype & 8 <> 0 and t.tgenabled in ('O', 'A'))
+      or exists (select from pg_rewrite w where w.ev_class = r.part and w.ev_type = '4'));
+end $$;
+
+-- Behind the statement of a group that touched fewer rows than came: sees to the rows whose `generated always` identity
+-- is another one at the source, which only a delete and an insert make so here too. How many rows are as they came.
+create or replace function lockstep.identify(part jsonb, vals bytea, relation regclass, touched bigint) returns bigint
+language plpgsql as $$
+declare
+  identity_column text := (
+    select a.attname from pg_attribute a
+    where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
+      and (part->>'op' = 'rekey' or not part->'key' ? a.attname::text) limit 1);
+begin
+  if identity_column is null
+    or lockstep.run(lockstep.statement(relation, part || '{"rest": "unlike"}'), vals) = 0
+  then
+    return touched;
+  elsif lockstep.delete_acts(relation) then
+    raise sqlstate '428C9' using column = identity_column, message = format(
+      'identity column %s of %s changed at the source; no update may set it here, and to delete the row would act on others',
+      identity_column, relation);
+  elsif part->>'op' <> 'upsert' then
+    -- What came is not the whole row, or stands under another key: it comes again, to be deleted and inserted.
+    raise sqlstate 'LS001' using message = format('rows of %s have another identity than at the source', relation);
+  end if;
+  perform lockstep.run(lockstep.statement(relation, part || '{"rest": "remove"}'), vals);
+  perform lockstep.run(lockstep.statement(relation, part || '{"rest": "add"}'), vals);
+  return (part->>'rows')::bigint;
 end $$;
 
 -- Runs a statement that writes. While rows are written the target's own triggers, checks and defaults run, and few of
@@ -314,7 +363,6 @@ language plpgsql as $$
 declare
   lacking text[] := lockstep.missing_rights(relation);
   touched bigint;
-  identity_column text;
 begin
   if relation is null then
     raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
@@ -323,24 +371,16 @@ begin
       array_to_string(lacking, ', '), relation);
   end if;
   touched := lockstep.run(lockstep.statement(relation, part), vals);
-  if touched < (part->>'rows')::bigint then
-    if part->>'op' = 'upsert' then
-      -- Fewer than came: in a table of nothing but its key that is as it should be.
-      select a.attname into identity_column from pg_attribute a
-      where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
-        and not part->'key' ? a.attname::text limit 1;
-      if identity_column is not null then
-        raise sqlstate '428C9' using column = identity_column,
-          message = format('identity column %s of %s changed at the source, and here no update may set it',
-            identity_column, relation);
-      end if;
-    elsif part->>'op' in ('patch', 'rekey') then
-      -- While a table is being copied, the row of a patch is brought by a later range.
-      if part->>'op' = 'rekey' or exists (select from lockstep.copy c where c.route = route_name
-            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done) then
-        raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
-          (part->>'rows')::bigint - touched, relation);
-      end if;
+  if touched < (part->>'rows')::bigint and part->>'op' <> 'delete' then
+    touched := lockstep.identify(part, vals, relation, touched);
+    -- Upserts that wrote nothing: in a table of nothing but its key that is as it should be. While a table is being
+    -- copied, the row of a patch is brought by a later range.
+    if touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
+      or exists (select from lockstep.copy c where c.route = route_name
+            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done))
+    then
+      raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
+        (part->>'rows')::bigint - touched, relation);
     end if;
   end if;
   return touched;

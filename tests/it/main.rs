@@ -14,6 +14,7 @@ mod every_change;
 mod exactly_once;
 mod failover;
 mod first_steps;
+mod identities;
 mod in_process;
 mod jobs;
 mod large;
