@@ -208,7 +208,8 @@ create or replace function lockstep.statement(relation regclass, part jsonb) ret
 language plpgsql stable as $$
 declare
   op text := part->>'op';
-  rest text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace them
+  rest text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace them;
+                              -- `lost` gives the places of rows that are not here, or not with this identity
   names text[];    -- quoted, in the order in which they travel
   arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
   aliases text;    -- its columns: v1, v2, ..
@@ -282,7 +283,10 @@ begin
   into matches
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
-  if rest is not null then
+  if rest = 'lost' then
+    return format('select array_agg(u.n::int) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
+      arrays, aliases, lockstep.alone(relation), matches || coalesce(' and ' || fixed, ''));
+  elsif rest is not null then
     return format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
       case rest when 'remove' then 'delete from' else 'select from' end, lockstep.alone(relation),
       case rest when 'remove' then 'using' else ',' end, arrays, aliases, matches, coalesce(fixed, 'true'));
@@ -330,8 +334,7 @@ begin
       'identity column %s of %s changed at the source; no update may set it here, and to delete the row would act on others',
       identity_column, relation);
   elsif part->>'op' <> 'upsert' then
-    -- What came is not the whole row, or stands under another key: it comes again, to be deleted and inserted.
-    raise sqlstate 'LS001' using message = format('rows of %s have another identity than at the source', relation);
+    return -1; -- what came is not the whole row, or had another key: it comes again, to be deleted and inserted
   end if;
   perform lockstep.run(lockstep.statement(relation, part || '{"rest": "remove"}'), vals);
   perform lockstep.run(lockstep.statement(relation, part || '{"rest": "add"}'), vals);
@@ -351,13 +354,24 @@ begin
   return touched;
 end $$;
 
+-- The same for a statement that only looks, and answers with one array of numbers.
+create or replace function lockstep.numbers(statement text, vals bytea) returns int[]
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+declare
+  found_numbers int[];
+begin
+  execute statement into found_numbers using vals;
+  return coalesce(found_numbers, '{}');
+end $$;
+
 create or replace function lockstep.settle() returns void
 language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   set constraints all immediate;
 end $$;
 
--- Writes one group. Raises what refuses it, and LS001 when a row to update is not there.
+-- Writes one group. How many rows were written; -1: of some only a part came, and the rest is not here (lockstep.lost
+-- says which). Raises what refuses it.
 create or replace function lockstep.write(route_name text, part jsonb, vals bytea, relation regclass) returns bigint
 language plpgsql as $$
 declare
@@ -375,15 +389,31 @@ begin
     touched := lockstep.identify(part, vals, relation, touched);
     -- Upserts that wrote nothing: in a table of nothing but its key that is as it should be. While a table is being
     -- copied, the row of a patch is brought by a later range.
-    if touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
+    if touched >= 0 and touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
       or exists (select from lockstep.copy c where c.route = route_name
             and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done))
     then
-      raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
-        (part->>'rows')::bigint - touched, relation);
+      return -1;
     end if;
   end if;
   return touched;
+end $$;
+
+-- Which rows of a group can only be written once they came whole, at most so many: they are not here, have another
+-- identity, or are parked.
+create or replace function lockstep.lost(route_name text, part jsonb, vals bytea, relation regclass, most int) returns jsonb
+language plpgsql as $$
+declare
+  keys jsonb[] := lockstep.keys_of(part, vals);
+  places int[] := lockstep.numbers(lockstep.statement(relation, part || '{"rest": "lost"}'), vals);
+begin
+  return jsonb_build_object('schema', part->>'schema', 'table', part->>'table', 'keys', (
+    select coalesce(jsonb_agg(x.key), '[]') from (
+      select k.key from unnest(keys) with ordinality k (key, n)
+      where k.n = any (places) or exists (
+        select from lockstep.parked p where p.route = route_name and p.schema_name = part->>'schema'
+          and p.table_name = part->>'table' and p.id = md5(k.key::text))
+      order by k.n limit most) x));
 end $$;
 
 -- Applies one batch and moves the route's checkpoint, both or neither.
@@ -418,7 +448,9 @@ declare
   touched bigint;
   written bigint;
   deleted_nothing bigint;        -- rows that should have been there to delete
-  missing int[];                 -- groups whose row must be read again
+  lost jsonb;                    -- rows that must come whole
+  lost_rows int;
+  most_lost constant int := 1000; -- told at once: their whole rows must fit into the memory of who reads them again
   state text; message text; detail text; constraint_name text; column_name text; schema_of text; table_of text;
 begin
   select * into here from lockstep.checkpoint c where c.route = route_name for update;
@@ -463,7 +495,8 @@ begin
   suppress := header->>'triggers' = 'suppress';
   written := 0;
   deleted_nothing := 0;
-  missing := '{}';
+  lost := '[]';
+  lost_rows := 0;
   begin
     set constraints all deferred; -- values may change places among rows, as they did at the source
     if careful then
@@ -500,16 +533,19 @@ begin
       vals := substring(current from start for total);
       if careful then
         touched := lockstep.try(route_name, part, vals, relation, upto_major, upto_minor, number, aside);
-        if touched = -1 then
-          missing := missing || number;
-        end if;
+      elsif any_parked and lockstep.part_of_parked(route_name, part, vals) then
+        touched := -1;
       else
-        if any_parked then
-          perform lockstep.parked_before(route_name, part, vals);
-        end if;
         touched := lockstep.write(route_name, part, vals, relation);
         if any_parked then
           perform lockstep.parked_after(route_name, part, vals);
+        end if;
+      end if;
+      if touched = -1 then
+        lost := lost || lockstep.lost(route_name, part, vals, relation, most_lost - lost_rows);
+        lost_rows := lost_rows + jsonb_array_length(lost->-1->'keys');
+        if lost_rows >= most_lost then
+          raise sqlstate 'LS001';
         end if;
       end if;
       written := written + greatest(touched, 0);
@@ -525,10 +561,13 @@ begin
       from jsonb_array_elements(head->'copies') x
       on conflict (route, schema_name, table_name)
       do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+      -- Rows may have been refused only because others were still wrong.
+      update lockstep.parked p set next_at = now() from jsonb_array_elements(head->'copies') x
+      where p.route = route_name and p.schema_name = x->>'schema' and p.table_name = x->>'table' and (x->>'done')::boolean;
     end if;
     end loop;
-    if missing <> '{}' then
-      raise sqlstate 'LS001' using message = format('%s rows to update are not there, or set aside', cardinality(missing));
+    if lost <> '[]' then
+      raise sqlstate 'LS001';
     end if;
     if careful then
       perform lockstep.try_again(route_name, header, body, first, upto_major, upto_minor, aside);
@@ -557,10 +596,11 @@ begin
       get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
         constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
       return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
-        'detail', left(detail, 1000), 'groups', to_jsonb(missing),
+        'detail', left(detail, 1000), 'lost', lost,
         'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
         -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
-        'status', case when state = 'LS001' then 'missing'
+        -- What refused a row may have missed one that was lost: those come first.
+        'status', case when state = 'LS001' or lost <> '[]' and state ~ '^(21|22|23|P0001|428C9)' then 'missing'
                        when state = 'LS002' then 'overflow'
                        when state = 'LS004' then 'unstaged'
                        when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);

@@ -42,8 +42,7 @@ async fn assert_equal(rig: &mut Rig, after: &str) {
     rig.settled().await;
     let differences = rig.pair.differences(&public(&NAMES)).await.unwrap();
     assert!(differences.is_empty(), "after {after}:\n{}\n{}", differences.join("\n"), rig.tail());
-    let parked =
-        "select coalesce(string_agg(table_name || ' ' || key::text || ': ' || reason, e'\\n'), '') from lockstep.parked";
+    let parked = "select coalesce(string_agg(table_name || ' ' || key::text || ': ' || reason, e'\\n'), '') from lockstep.parked";
     assert_eq!(target(rig, parked).await, "", "after {after}");
 }
 

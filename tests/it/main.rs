@@ -20,6 +20,7 @@ mod jobs;
 mod large;
 mod largest;
 mod life;
+mod lost_rows;
 mod park;
 mod random_schemas;
 mod reconcile;
