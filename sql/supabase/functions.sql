@@ -284,7 +284,7 @@ begin
   from generate_subscripts(key, 1) k,
        lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
   if rest = 'lost' then
-    return format('select array_agg(u.n::int) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
+    return format('select pg_catalog.array_agg(u.n::pg_catalog.int4) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
       arrays, aliases, lockstep.alone(relation), matches || coalesce(' and ' || fixed, ''));
   elsif rest is not null then
     return format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
