@@ -22,6 +22,7 @@ mod largest;
 mod life;
 mod lost_rows;
 mod park;
+mod quick;
 mod random_schemas;
 mod reconcile;
 mod reconcile_recovery;
