@@ -9,7 +9,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::commands::Commands;
 use super::preflight;
+use super::pulse::Pulse;
 use super::route::Control;
+use super::source_watch::SourceWatch;
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
@@ -22,6 +24,7 @@ pub struct Crew {
     commands: Commands,
     orders: mpsc::Receiver<Order>,
     keeper: Option<Keeper>,
+    source_watch: SourceWatch,
 }
 
 /// What the window needs of it.
@@ -64,6 +67,8 @@ impl Crew {
             status: status.subscribe(),
             jobs: jobs.subscribe(),
         });
+        let (clock, known) = watch::channel(None);
+        let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
         let runner = Runner {
             asks: asked,
             work,
@@ -75,14 +80,16 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)) };
-        Ok((Self { runner, commands, orders: ordered, keeper }, control, desk))
+        let (work, pulse) = (Arc::new(Mutex::new(works)), Pulse::default());
+        let control = Control { look_again, clock: known, pulse, work };
+        Ok((Self { runner, commands, orders: ordered, keeper, source_watch }, control, desk))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
     pub async fn begin(self) -> AtWork {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
+        others.spawn(async { match self.source_watch.keep().await {} });
         others.spawn(self.commands.serve(self.orders));
         let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
         let (begun, mut seen) = watch::channel(false);

@@ -7,13 +7,19 @@ mod crew;
 mod evolve;
 pub(crate) mod judge;
 mod lane;
+mod lateness;
+mod notify;
 pub(crate) mod preflight;
 pub(crate) mod recovery;
+mod pulse;
 mod report;
 mod route;
+mod source_watch;
 mod tables;
+mod vitals;
 mod way;
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -29,11 +35,13 @@ use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use alone::{compare, runs};
 use crew::Crew;
+use notify::Manager;
 pub use preflight::client as target;
 pub use route::ROUTE;
 pub(crate) use route::same_source;
 use route::{Control, Ended};
 use tables::Refused;
+use vitals::Vitals;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
@@ -52,8 +60,20 @@ pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<
     // The window stays open while the route drains, and closes behind it.
     let (close, closing) = watch::channel(false);
     let window = tokio::spawn(http::serve(listener, window, closing));
+    let vitals = Vitals {
+        status: status.subscribe(),
+        within: settings.http.in_step_within,
+        pulse: control.pulse.clone(),
+        manager: Manager::find(),
+    };
+    let vitals = tokio::spawn(vitals.keep());
     let crew = crew.begin().await;
-    let end = supervise(&settings, &status, &control, shutdown).await;
+    let end = tokio::select! {
+        end = supervise(&settings, &status, &control, shutdown) => end,
+        never = control.pulse.beat::<Infallible>() => match never {},
+    };
+    notify::stopping();
+    vitals.abort();
     crew.end().await;
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
