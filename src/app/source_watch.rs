@@ -171,9 +171,7 @@ mod tests {
         assert_eq!(rate.after(start + 5 * second, 6000), Some(1000.0));
         let smooth = rate.after(start + 10 * second, 1_006_000).unwrap();
         assert!(smooth > 1000.0 && smooth < 10_000.0, "{smooth}");
-        let settled = (0..400).fold(smooth, |_, n| {
-            rate.after(start + (15 + 5 * n) * second, 1_006_000).unwrap()
-        });
+        let settled = (0..400).fold(smooth, |_, n| rate.after(start + (15 + 5 * n) * second, 1_006_000).unwrap());
         assert!(settled < smooth / 100.0, "{settled}");
         assert_eq!(rate.after(start + 3000 * second, 5), None);
     }

@@ -175,7 +175,13 @@ impl Runner {
         let metrics = crate::metrics::get();
         let told = view.state == JobState::Done
             && !view.reports.iter().any(|report| matches!(report.verdict, Verdict::Unknown { .. }));
-        let result = if well { "equal" } else if told { "different" } else { "failed" };
+        let result = if well {
+            "equal"
+        } else if told {
+            "different"
+        } else {
+            "failed"
+        };
         metrics.reconcile_runs.with_label_values(&[result]).inc();
         metrics.reconcile_last_run.set(view.finished_at.map(|at| at.as_second() as f64));
         let took = view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
@@ -350,7 +356,9 @@ impl Runner {
             before != (next_at, queued)
         });
         crate::metrics::get().reconcile_next.set(next_at.map(|at| at.as_second() as f64));
-        crate::metrics::get().reconcile_interval.set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
+        crate::metrics::get()
+            .reconcile_interval
+            .set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
     }
 
     fn metrics(&self) {

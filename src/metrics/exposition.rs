@@ -92,8 +92,7 @@ fn histogram(text: &mut String, name: &str, metric: &Metric) {
 
 fn line(text: &mut String, name: &str, metric: &Metric, more: Option<(&str, &str)>, value: f64) {
     let own = metric.get_label().iter().map(|label: &LabelPair| (label.name(), label.value()));
-    let labels: Vec<String> =
-        own.chain(more).map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+    let labels: Vec<String> = own.chain(more).map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
     let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
     let _ = writeln!(text, "{name}{labels} {}", number(value)); // writing into a String cannot fail
 }
