@@ -22,7 +22,8 @@ const FLOORS: &[(u8, &[&str])] = &[
     (8, &["config"]), // beside the way: only app and cli know it
     (9, &["app"]),
     (10, &["doctor"]), // says what app would say
-    (11, &["cli"]),
+    (11, &["configure"]), // asks the doctor
+    (12, &["cli"]),
 ];
 
 /// Parts that may name less than their floor allows.

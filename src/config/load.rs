@@ -32,7 +32,8 @@ pub fn load_without(path: Option<&Path>, key: &str) -> Result<Settings, Problem>
     build(&layers(path)?, Some(key))
 }
 
-fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
+/// The layers of this process, unread.
+pub fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
     let file = path.unwrap_or(Path::new("lockstep.toml"));
     let text = optional(file)?;
     if let (None, Some(path)) = (&text, path) {

@@ -107,6 +107,12 @@ impl Supabase {
 }
 
 impl Supabase {
+    /// Those of the two that are not set.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let both = [("SUPABASE_URL", self.url.is_none()), ("SUPABASE_KEY", self.key.is_none())];
+        both.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name).collect()
+    }
+
     /// What the certificate file holds, if one is set.
     pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(path) = &self.ca_file else { return Ok(None) };

@@ -7,12 +7,13 @@ mod api;
 mod events;
 mod guard;
 mod parked;
+mod settings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{self, DefaultBodyLimit};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,8 +24,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Jobs, Status, Verdict, View};
-use crate::types::{Fault, JobView, Order};
+use crate::status::{Jobs, State, Status, Verdict, View};
+use crate::types::{Fault, JobView, Order, SettingsOrder};
 
 /// What the window shows, and to whom.
 pub struct Window {
@@ -34,6 +35,8 @@ pub struct Window {
     pub book: watch::Receiver<Vec<JobView>>,
     /// Where commands go.
     pub orders: mpsc::Sender<Order>,
+    /// Where questions about settings go.
+    pub settings: mpsc::Sender<SettingsOrder>,
     /// Demanded of everyone when it is set, except by the two probes.
     pub token: Option<SecretString>,
     /// The lag up to which both sides count as in step.
@@ -44,7 +47,8 @@ impl Window {
     /// One behind which nobody takes commands.
     pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
-        Self { status, jobs, book, orders: mpsc::channel(1).0, token, in_step_within }
+        let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        Self { status, jobs, book, orders, settings, token, in_step_within }
     }
 }
 
@@ -102,6 +106,8 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/runs", get(api::runs))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
+        .route("/api/settings", get(settings::show).put(settings::save))
+        .route("/api/settings/test", post(settings::test))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
@@ -125,17 +131,20 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(shared.view())).into_response()
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
     // Probes need no token, so the reason names a class and no table, host or message.
     match view.verdict {
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),
+        Verdict::Broken(_) if matches!(view.status.state, State::NotConfigured { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not configured\n".into())
+        }
         Verdict::Broken(_) => {
             let down: Vec<&str> = [("source", &view.status.source), ("target", &view.status.target)]
                 .into_iter()
