@@ -64,7 +64,11 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         book: boards.book.subscribe(),
         orders,
         settings: outside.settings,
-        token: settings.http.token.clone(),
+        access: http::Access {
+            token: settings.http.token.clone(),
+            read_token: settings.http.read_token.clone(),
+            behind_tls: settings.http.behind_tls,
+        },
         in_step_within: settings.http.in_step_within,
     };
     // The window stays open while the route drains, and closes behind it.

@@ -168,8 +168,9 @@ async fn encrypted(url: &Url, settings: &Settings) -> Check {
         Ok(_) => check(State::Ok, "encrypted, and the certificate is the host's".into()),
         Err(error) => {
             let cause = deepest(&error);
-            check(State::Fail, format!("TLS does not come about: {cause}"))
-                .fix("behind a private authority set SUPABASE_CA_FILE to its certificate; otherwise somebody is in between")
+            check(State::Fail, format!("TLS does not come about: {cause}")).fix(
+                "behind a private authority set SUPABASE_CA_FILE to its certificate; otherwise somebody is in between",
+            )
         }
     }
 }
@@ -215,12 +216,7 @@ struct Part {
 
 const INSIDE: [Part; 6] = [
     Part { code: "role", title: "Role", of: &["target-reach", "target-key"], well: "the project takes the key" },
-    Part {
-        code: "schema",
-        title: "Exposed schema",
-        of: &["exposed"],
-        well: "the schemas that are needed are served",
-    },
+    Part { code: "schema", title: "Exposed schema", of: &["exposed"], well: "the schemas that are needed are served" },
     Part {
         code: "sql",
         title: "Our SQL",

@@ -99,7 +99,8 @@ impl Configure {
     fn url(&self, url: Option<String>) -> Result<String, Refusal> {
         let url = url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
         let used = || self.settings.supabase.url.as_ref().map(ToString::to_string);
-        url.or_else(used).ok_or_else(|| invalid("supabase_url", "is not set; it looks like https://PROJECT.supabase.co"))
+        url.or_else(used)
+            .ok_or_else(|| invalid("supabase_url", "is not set; it looks like https://PROJECT.supabase.co"))
     }
 
     fn test(
@@ -182,7 +183,8 @@ fn prepare(file: Option<&Path>, set: &[(&str, &str)]) -> Result<Settings, Refusa
         }
     })?;
     dotenv::replace(Path::new(ENV_FILE), &text).map_err(|error| {
-        let cause = format!("{ENV_FILE} cannot be written: {error}; let the service's user write it, or set both by hand");
+        let cause =
+            format!("{ENV_FILE} cannot be written: {error}; let the service's user write it, or set both by hand");
         Refusal::Conflict(cause)
     })?;
     Ok(settings)

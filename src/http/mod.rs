@@ -6,7 +6,10 @@ mod accept;
 mod api;
 mod events;
 mod guard;
+mod lockout;
+mod login;
 mod parked;
+mod session;
 mod settings;
 
 use std::net::SocketAddr;
@@ -26,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::metrics;
 use crate::status::{Jobs, State, Status, Verdict, View};
 use crate::types::{Fault, JobView, Order, SettingsOrder};
+pub use guard::Access;
 
 /// What the window shows, and to whom.
 pub struct Window {
@@ -37,8 +41,8 @@ pub struct Window {
     pub orders: mpsc::Sender<Order>,
     /// Where questions about settings go.
     pub settings: mpsc::Sender<SettingsOrder>,
-    /// Demanded of everyone when it is set, except by the two probes.
-    pub token: Option<SecretString>,
+    /// What is demanded of those who come.
+    pub access: Access,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -48,7 +52,8 @@ impl Window {
     pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
         let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
-        Self { status, jobs, book, orders, settings, token, in_step_within }
+        let access = Access { token, ..Access::default() };
+        Self { status, jobs, book, orders, settings, access, in_step_within }
     }
 }
 
@@ -64,8 +69,9 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
 /// people want to see it.
 pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
-    let router = router(window, local, shutdown.clone());
-    accept::serve(listener, router, accept::Limits::default(), shutdown).await;
+    let limits = accept::Limits::default();
+    let router = router(window, local, limits.body, shutdown.clone());
+    accept::serve(listener, router, limits, shutdown).await;
     Ok(())
 }
 
@@ -76,6 +82,8 @@ struct Shared {
     shutdown: watch::Receiver<bool>,
     /// Live views that are open.
     live: Arc<Semaphore>,
+    /// How long a request's body may take.
+    body_time: Duration,
 }
 
 impl Shared {
@@ -85,15 +93,18 @@ impl Shared {
     }
 }
 
-fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) -> Router {
-    let guard = guard::Guard::new(window.token.as_ref(), local.ip().is_loopback());
+fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watch::Receiver<bool>) -> Router {
+    let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live });
+    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time });
     Router::new()
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
         .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
         .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/login", get(login::page))
+        .route("/login.css", get(login::style))
+        .route("/api/session", get(login::show).post(login::open).delete(login::close))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
@@ -108,13 +119,12 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
+        // The guard has read the body, within its limits.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
 }
-
-/// Of a request that has one: a command and its names.
-const BODY_BYTES: usize = 64 << 10;
 
 /// The page may load what this server serves and nothing else, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \

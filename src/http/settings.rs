@@ -50,9 +50,8 @@ type Both = (Option<String>, Option<SecretString>);
 
 fn read(body: &[u8]) -> Result<Both, Box<Response>> {
     // What a parser says of the place may hold the text that is there: a key.
-    let read = serde_json::from_slice(body).map(|Project { supabase_url, supabase_key }| {
-        (supabase_url, supabase_key.map(SecretString::from))
-    });
+    let read = serde_json::from_slice(body)
+        .map(|Project { supabase_url, supabase_key }| (supabase_url, supabase_key.map(SecretString::from)));
     read.map_err(|_| {
         let cause = "the body is not as it should be; write {\"supabase_url\": \"https://…\", \"supabase_key\": \"…\"}";
         Box::new(say(StatusCode::BAD_REQUEST, cause))
