@@ -69,10 +69,9 @@ fn show(state: &State, verdict: &Verdict) {
         State::Waiting { .. } => "waiting",
         State::Stopped { .. } => "stopped",
         State::Draining => "draining",
-        #[allow(unreachable_patterns)] // a state of another part's, which needs no word here
-        _ => "other",
+        State::NotConfigured { .. } => "not_configured",
     };
-    for known in ["starting", "copying", "streaming", "waiting", "stopped", "draining", "other"] {
+    for known in ["starting", "copying", "streaming", "waiting", "stopped", "draining", "not_configured"] {
         metrics.state.with_label_values(&[known]).set(i64::from(known == is));
     }
 }

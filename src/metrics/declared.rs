@@ -52,7 +52,7 @@ declare! {
         verdict: IntGaugeVec "verdict" { verdict: "in_step, behind, broken, unknown" }
             "1 for the answer to whether both sides are in step, as page and probe give it";
         verdict_since: Maybe "verdict_since_timestamp_seconds" "Since when that is the answer";
-        state: IntGaugeVec "state" { state: "starting, copying, streaming, waiting, stopped, draining, other" }
+        state: IntGaugeVec "state" { state: "starting, copying, streaming, waiting, stopped, draining, not_configured" }
             "1 for what the route is doing; waiting: it will pass; stopped: somebody must mend something";
         connected: IntGaugeVec "connected" { side: "source, target" } "1 while this side is connected";
         lag_seconds: Maybe "lag_seconds"

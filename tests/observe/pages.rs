@@ -22,7 +22,7 @@ fn the_page_on_metrics_is_made_of_the_declarations() {
 }
 
 /// The example shows what these could be.
-const NO_DEFAULT: [&str; 9] = [
+const NO_DEFAULT: [&str; 10] = [
     "source.url",
     "supabase.url",
     "supabase.key",
@@ -32,6 +32,7 @@ const NO_DEFAULT: [&str; 9] = [
     "table.*.columns",
     "table.*.reconcile",
     "http.token",
+    "http.read_token",
 ];
 
 /// The example file as a table: for each setting its default and the words above it.
