@@ -148,7 +148,7 @@ mod tests {
         let token: SecretString = "0123456789abcdef".into();
         let guard = Guard::new(Some(&token), false);
         let login = format!("Basic {}", STANDARD.encode("me:0123456789abcdef"));
-        for path in ["/", "/app.js", "/metrics", "/api/status", "/api/events", "/nothing"] {
+        for path in ["/", "/page/main.js", "/metrics", "/api/status", "/api/events", "/nothing"] {
             assert_eq!(check(&guard, path, "any.example", Some("Bearer 0123456789abcdef")), Ok(()), "{path}");
             assert_eq!(check(&guard, path, "any.example", Some(&login)), Ok(()), "{path}");
             for wrong in

@@ -4,8 +4,10 @@
 
 mod accept;
 mod api;
+mod assets;
 mod events;
 mod guard;
+mod live;
 mod parked;
 
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -77,7 +79,7 @@ struct Shared {
 impl Shared {
     fn view(&self) -> View {
         let view = View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within);
-        View { jobs: self.window.jobs.borrow().clone(), ..view }
+        view.with(self.window.jobs.borrow().clone())
     }
 }
 
@@ -87,9 +89,8 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
     let live = Arc::new(Semaphore::new(32));
     let shared = Arc::new(Shared { window, guard, shutdown, live });
     Router::new()
-        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
-        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
-        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/", get(assets::document))
+        .route("/page/{name}", get(assets::file))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
@@ -109,21 +110,6 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
 
 /// Of a request that has one: a command and its names.
 const BODY_BYTES: usize = 64 << 10;
-
-/// The page may load what this server serves and nothing else, and may not be framed.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-fn asset(kind: &'static str, text: &'static str) -> Response {
-    let headers: [(HeaderName, &str); 5] = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, text).into_response()
-}
 
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(shared.view())).into_response()
