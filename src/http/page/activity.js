@@ -2,7 +2,7 @@
 
 import { h, fill, dot, show } from "/page/dom.js";
 import { get } from "/page/api.js";
-import { dayOf, number, count, short, sentence } from "/page/words.js";
+import { dayOf, ago, number, count, short, sentence } from "/page/words.js";
 
 const PAGE = 100;
 const RUNS = 300;
@@ -157,6 +157,16 @@ async function listing(kind, before) {
   }
 }
 
+// The newest lines, for the overview.
+export async function newest(limit) {
+  const [page, history] = await Promise.all([
+    listing("", null).catch(() => ({ entries: [] })),
+    get("/api/runs?limit=50").catch(() => ({ runs: [] })),
+  ]);
+  const lines = [...page.entries.map(line), ...jobs(history.runs)].sort((a, b) => (a.at < b.at ? 1 : -1));
+  return lines.slice(0, limit).map((one) => item(one, ago));
+}
+
 export function line(entry) {
   const detail =
     entry.detail == null
@@ -211,11 +221,11 @@ export function jobs(rows) {
   });
 }
 
-function item(one) {
+function item(one, told = (at) => time.format(new Date(at))) {
   return h(
     "li",
     null,
-    h("time", { datetime: one.at }, time.format(new Date(one.at))),
+    h("time", { datetime: one.at }, told(one.at)),
     dot(one.tone),
     h("span", null, h("b", null, one.what), one.more && h("span", { class: "soft" }, ` ${one.more}`)),
     h("span", { class: "soft who" }, one.who),

@@ -47,7 +47,10 @@ async function go(first) {
   leave = view(place, act, { rest, query: new URLSearchParams(query || "") }) || null;
   const group = name === "runs" ? "workflows" : VIEWS[name] ? name : "";
   for (const link of $("nav").children) {
-    if (link.getAttribute("href") === `#/${group}`) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === `#/${group}`) {
+      link.setAttribute("aria-current", "page");
+      $("nav").scrollLeft = link.offsetLeft - 60; // in sight on a narrow screen
+    }
     else link.removeAttribute("aria-current");
   }
   head();

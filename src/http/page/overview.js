@@ -4,6 +4,7 @@ import { h, text, show, fill, dot, setTone, copyable } from "/page/dom.js";
 import { live, onLive } from "/page/live.js";
 import { mayAct } from "/page/api.js";
 import { curve } from "/page/chart.js";
+import { newest } from "/page/activity.js";
 import {
   VERDICT,
   standing,
@@ -49,11 +50,12 @@ function advice(view, act) {
   if (view.state === "not_configured") return [["Configure Supabase", act.configure]];
   if (view.state === "stopped" || (view.state === "waiting" && !view.target.connected))
     presses.push(["Check the connection", act.configure]);
-  const parked = [...live.tables.values()].some((row) => row.state === "parked" || row.parked);
-  if (parked) presses.push(["See what is parked", "#/parked"]);
-  const differ = [...live.tables.values()].filter((row) => row.differs).map((row) => row.name);
-  if (differ.length && view.state !== "stopped" && mayAct())
-    presses.push(["Review and repair", () => act.compare(differ)]);
+  const some = (fits) => [...live.tables.values()].some(fits);
+  if (some((row) => row.state === "parked" || row.parked)) presses.push(["See what is parked", "#/parked"]);
+  if (some((row) => row.differs) && view.state !== "stopped" && mayAct()) {
+    const differing = () => [...live.tables.values()].filter((row) => row.differs).map((row) => row.name);
+    presses.push(["Review and repair", () => act.compare(differing())]);
+  }
   return presses;
 }
 
@@ -81,7 +83,8 @@ export function overview(root, act) {
   const next = figure("Next compare and repair", null);
   const facts = h("section", { class: "facts", "aria-label": "Figures" }, lag.box, rate.box, check.box, next.box);
   const attention = h("section", { class: "card list", "aria-label": "Tables" });
-  fill(root, hero, ends, trouble, progress, facts, attention);
+  const recent = h("section", { class: "card list", "aria-label": "Recent activity", hidden: true });
+  fill(root, hero, ends, trouble, progress, facts, h("div", { class: "halves" }, attention, recent));
 
   let pressed = null;
   let troubled = null;
@@ -109,7 +112,7 @@ export function overview(root, act) {
     drawEnd(target, view.target, view, known);
     ends.dataset.flow = known && view.source.connected && view.target.connected ? "yes" : "no";
     const told = wrong(view);
-    const key = told && `${told.title}|${told.cause}|${told.fix}`;
+    const key = told && `${told.past}|${told.cause}|${told.fix}`; // not its age, which goes on
     show(trouble, told);
     if (told && key !== troubled) fill(trouble, tell(told));
     if (told) text(trouble.querySelector("h2"), told.title);
@@ -121,14 +124,31 @@ export function overview(root, act) {
     if (list !== listed)
       fill(
         attention,
-        h("h2", null, "Tables"),
-        h("p", { class: "outcome" }, dot(line[0]), line[1], h("a", { href: "#/tables" }, "All tables")),
+        h("p", { class: "outcome" }, h("h2", null, "Tables"), h("a", { href: "#/tables" }, "All tables")),
+        h("p", { class: "outcome line" }, dot(line[0]), line[1]),
         rows.map(drawRow),
       );
     listed = list;
   };
   draw();
-  return onLive(draw);
+  let gone = false;
+  const recall = async () => {
+    if (document.hidden || live.link !== "live") return;
+    const lines = await newest(6);
+    if (gone) return;
+    show(recent, lines.length);
+    const all = h("a", { href: "#/activity" }, "All activity");
+    fill(recent, h("p", { class: "outcome" }, h("h2", null, "Recent"), all), h("ol", { class: "time" }, lines));
+  };
+  const stop = onLive(draw);
+  const first = setTimeout(recall, 400);
+  const timer = setInterval(recall, 5000);
+  return () => {
+    gone = true;
+    stop();
+    clearTimeout(first);
+    clearInterval(timer);
+  };
 }
 
 function end(title) {
@@ -182,11 +202,15 @@ function figures(view, { lag, rate, check, next }) {
   lag.drawing.draw(live.lags, 150, 0.1);
   text(rate.value, `${number(Math.round(view.rows_per_second))} rows/s`);
   const rows = view.counts ? view.counts.rows : [...live.tables.values()].reduce((sum, row) => sum + row.rows, 0);
-  text(rate.more, `${count(rows, "row")} since the start ${ago(view.started_at)}`);
+  text(rate.more, `${count(rows, "row")} in ${lasting(view.started_at)}`);
   rate.drawing.draw(live.rates, 150, 10);
   const { last_success_at: last, next_at: due, queued } = view.jobs || {};
-  text(check.value, last ? ago(last) : "never");
-  text(check.more, last ? `and equal, ${moment(last)}` : "nothing was compared yet");
+  const compared = [...live.tables.values()].filter((row) => row.verified);
+  const newest = compared.reduce((at, row) => (row.verified.at > at ? row.verified.at : at), last || "");
+  const equal = compared.filter((row) => !row.differs && row.verified.result !== "unknown").length;
+  text(check.value, newest ? ago(newest) : "never");
+  const found = compared.length ? `${number(equal)} of ${count(live.tables.size, "table")} found equal` : "and equal";
+  text(check.more, newest ? found : "nothing was compared yet");
   text(next.value, due ? ahead(due) : "none");
   text(next.more, due ? moment(due) : queued ? `${count(queued, "run")} waiting` : "nothing is scheduled");
 }

@@ -158,7 +158,7 @@ export function parked(root, act, { query }) {
         h("code", null, keys),
         mayAct() && [again, away],
       ),
-      h("p", { class: "cause" }, sentence(entry.reason)),
+      h("p", { class: "cause", title: entry.reason }, sentence(entry.reason.split("; Failing row contains")[0])),
       h(
         "p",
         { class: "small soft" },
