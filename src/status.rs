@@ -50,6 +50,11 @@ pub struct Status {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     Starting,
+    /// Settings are missing; the window takes them.
+    NotConfigured {
+        /// Their names, as in `.env`.
+        missing: Vec<String>,
+    },
     /// The rows that exist already are on their way.
     Copying,
     Streaming,
@@ -215,6 +220,25 @@ pub struct Jobs {
     pub verified: BTreeMap<String, Verified>,
 }
 
+/// What is known to be in the target, table by table: what the table of sync states says.
+#[derive(Clone, Debug, Default)]
+pub struct Synced {
+    /// Everything that was committed before is in the target. It moves all the time.
+    pub reached: Option<Timestamp>,
+    pub tables: BTreeMap<String, SyncedTable>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedTable {
+    /// `completed` and the others.
+    pub status: &'static str,
+    pub error: Option<String>,
+    /// Rows that were ever synced, by this process and those before.
+    pub records: i64,
+    /// Of a table that is not in step: until when it was.
+    pub synced_at: Option<Timestamp>,
+}
+
 /// The last comparison of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
@@ -305,6 +329,9 @@ impl Status {
         match &self.state {
             State::Stopped { cause, .. } => return Verdict::Broken(cause.clone()),
             State::Waiting { cause } => return Verdict::Broken(cause.clone()),
+            State::NotConfigured { missing } => {
+                return Verdict::Broken(format!("not configured: {} is not set", missing.join(" and ")));
+            }
             State::Draining => return Verdict::Unknown("the service is stopping".into()),
             State::Starting => return Verdict::Behind("starting".into()),
             State::Copying | State::Streaming => {}

@@ -14,21 +14,26 @@ use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
 use crate::scheduler::Timetable;
-use crate::status::{Jobs, Status};
+use crate::status::{Jobs, Status, Synced};
 use crate::types::{Fault, JobView, Order};
 
 pub struct Crew {
     runner: Runner,
     commands: Commands,
-    orders: mpsc::Receiver<Order>,
+    ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
 }
 
-/// What the window needs of it.
-pub struct Desk {
-    pub jobs: watch::Receiver<Jobs>,
-    pub book: watch::Receiver<Vec<JobView>>,
-    pub orders: mpsc::Sender<Order>,
+/// What the window shows of it, and the commands that come through it. They outlive a crew.
+#[derive(Clone)]
+pub struct Boards {
+    pub jobs: watch::Sender<Jobs>,
+    pub book: watch::Sender<Vec<JobView>>,
+    pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
+    /// What is known to be in the target.
+    pub synced: watch::Sender<Synced>,
+    /// How many live views are open.
+    pub watchers: watch::Sender<usize>,
 }
 
 /// The crew at work.
@@ -43,17 +48,14 @@ const BEGIN: Duration = Duration::from_secs(3);
 const END: Duration = Duration::from_secs(3);
 
 impl Crew {
-    pub fn new(settings: &Settings, status: &watch::Sender<Status>) -> Result<(Self, Control, Desk), Fault> {
+    pub fn new(settings: &Settings, status: &watch::Sender<Status>, boards: &Boards) -> Result<(Self, Control), Fault> {
         let url = preflight::source_url(settings)?;
         let create = settings.source.create;
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
-        // More than a few commands at a time are no people.
-        let (orders, ordered) = mpsc::channel(16);
         let (asks, asked) = mpsc::channel(4);
-        let (jobs, book) = (watch::Sender::new(Jobs::default()), watch::Sender::new(Vec::new()));
+        let Boards { jobs, book, ordered, synced, watchers } = boards.clone();
         let (look_again, _) = watch::channel(0);
-        let desk = Desk { jobs: jobs.subscribe(), book: book.subscribe(), orders };
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -63,6 +65,7 @@ impl Crew {
             within: settings.http.in_step_within,
             status: status.subscribe(),
             jobs: jobs.subscribe(),
+            shown: synced,
         });
         let runner = Runner {
             asks: asked,
@@ -75,15 +78,16 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)) };
-        Ok((Self { runner, commands, orders: ordered, keeper }, control, desk))
+        let watchers = watchers.subscribe();
+        let control = Control { look_again, work: Arc::new(Mutex::new(works)), watchers };
+        Ok((Self { runner, commands, ordered, keeper }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
     pub async fn begin(self) -> AtWork {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
-        others.spawn(self.commands.serve(self.orders));
+        others.spawn(self.commands.serve(self.ordered));
         let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);

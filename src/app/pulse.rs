@@ -1,6 +1,7 @@
 //! Asks the target now and then whether it is there: without changes nothing is sent, and nobody would notice that it is
 //! gone. Only while somebody looks at the page, who sees it then within moments; otherwise the next change tells.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,7 +15,11 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Keeps `pulse` true: why the target does not answer, or nothing. `watchers` counts the views that are open.
-pub async fn watch(client: &rest::Client, mut watchers: watch::Receiver<usize>, pulse: &watch::Sender<Option<String>>) {
+pub async fn watch(
+    client: &rest::Client,
+    mut watchers: watch::Receiver<usize>,
+    pulse: &watch::Sender<Option<String>>,
+) -> Infallible {
     loop {
         if *watchers.borrow_and_update() == 0 {
             tell(pulse, None);
@@ -40,4 +45,3 @@ fn tell(pulse: &watch::Sender<Option<String>>, cause: Option<String>) {
         news
     });
 }
-

@@ -64,7 +64,8 @@ impl<'a> Report<'a> {
         let place = next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
         connected(true, true);
         let counted = (Instant::now(), 0);
-        let report = Self { status, next, place, behind: None, latency: None, trouble: None, silence: None, counted, rows: 0 };
+        let report =
+            Self { status, next, place, behind: None, latency: None, trouble: None, silence: None, counted, rows: 0 };
         report.count_tables();
         report
     }

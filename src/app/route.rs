@@ -16,7 +16,7 @@ use super::preflight::{self, Greeting, Hello};
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
-use super::{evolve, recovery};
+use super::{evolve, pulse, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
@@ -59,6 +59,8 @@ pub struct Control {
     pub look_again: watch::Sender<u64>,
     /// Tables to compare. Whichever life of the route runs takes them.
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    /// How many live views are open.
+    pub watchers: watch::Receiver<usize>,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -325,6 +327,7 @@ async fn stream(
         }
     });
 
+    let (felt, feeling) = watch::channel(None);
     let watching = watch_slot(&source, &settings.source.slot);
     let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
@@ -350,7 +353,8 @@ async fn stream(
     let deadline = deadline(shutdown, settings.shutdown.deadline);
     tokio::select! {
         end = &mut ended => end,
-        never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
+        never = report.keep(progress_seen, settled_seen, held, feeling, happened) => match never {},
+        never = pulse::watch(&target, control.watchers.clone(), &felt) => match never {},
         never = watching => match never {},
         never = turning => match never {},
         () = deadline => {

@@ -1,20 +1,47 @@
 //! `lockstep run`: the service. Checks that nothing is missing, then replicates until a signal comes.
 
+use std::path::Path;
+
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::Failure;
+use crate::app::Outside;
 use crate::config::Settings;
+use crate::configure::Configure;
 use crate::types::Fault;
 
-pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Only check the settings, and end (exit 2: something is missing or wrong)
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Only whether the settings will do.
+pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
     settings.source.url()?;
     settings.supabase.endpoint()?;
+    println!("the settings are complete");
+    Ok(())
+}
+
+pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), Failure> {
+    settings.source.url()?;
+    // The window takes what is missing of the project.
+    if let Err(problem) = settings.supabase.endpoint() {
+        let page = format!("http://{}/", settings.http.listen);
+        warn!("{problem}; set it at {page}, or write it into .env and start again");
+    }
     let (stop, shutdown) = watch::channel(false);
     tokio::spawn(signals(stop)?);
     info!(version = env!("CARGO_PKG_VERSION"), "Lockstep starts");
-    crate::app::run(settings, shutdown).await?;
+    // Each is an order of a person, or a signal.
+    let ((orders, ordered), (changes, changed)) = (mpsc::channel(8), mpsc::channel(2));
+    let configure = Configure { file: file.map(Path::to_owned), settings: settings.clone(), changes };
+    tokio::spawn(configure.serve(ordered));
+    crate::app::serve(settings, Outside { changes: changed, settings: orders }, shutdown).await?;
     info!("Lockstep has stopped");
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use toml::{Table, Value};
 
 use super::names::{SETTINGS, Setting, find, nearest};
@@ -32,7 +33,8 @@ pub fn load_without(path: Option<&Path>, key: &str) -> Result<Settings, Problem>
     build(&layers(path)?, Some(key))
 }
 
-fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
+/// The layers of this process, unread.
+pub fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
     let file = path.unwrap_or(Path::new("lockstep.toml"));
     let text = optional(file)?;
     if let (None, Some(path)) = (&text, path) {
@@ -197,6 +199,17 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         let cause =
             format!("{} can be reached from other hosts; set LOCKSTEP_TOKEN, or listen on 127.0.0.1", http.listen);
         return Err(("http.listen", cause));
+    }
+    if let Some(read) = &http.read_token {
+        let same = http.token.as_ref().map(|token| token.expose_secret() == read.expose_secret());
+        let cause = match same {
+            None => "alone it would keep nobody from anything; set LOCKSTEP_TOKEN too",
+            Some(true) => "is the same as LOCKSTEP_TOKEN, so that it would open everything; make another one",
+            Some(false) => "",
+        };
+        if !cause.is_empty() {
+            return Err(("http.read_token", cause.into()));
+        }
     }
     if tables.schemas.is_empty() {
         return Err(("tables.schemas", "names no schema, so nothing would be replicated".into()));

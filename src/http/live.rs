@@ -2,11 +2,13 @@
 //! half a megabyte; twice a second that would be more than all the changes that are replicated.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::status::{TableStatus, Verified, View};
+use crate::status::{Synced, TableStatus, Verified, View};
 
 /// Rows in one message, at most: the others are sent with the next ones. So a message stays below 100 kB, and a view that
 /// is behind catches up in a second or two.
@@ -25,6 +27,16 @@ struct Row {
     parked: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified: Option<Verified>,
+    /// As the table of sync states says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<i64>,
+    /// Until when everything of it is in the target; left out while it is in step, when that moves all the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    synced_at: Option<Timestamp>,
 }
 
 /// What one view has been sent.
@@ -38,8 +50,8 @@ pub(super) struct Seen {
 
 impl Seen {
     /// The next message.
-    pub(super) fn message(&mut self, mut view: View) -> Value {
-        let rows = rows(&mut view);
+    pub(super) fn message(&mut self, mut view: View, synced: &Synced, within: Duration) -> Value {
+        let rows = rows(&mut view, synced);
         let counts = counts(&rows);
         let partial = std::mem::replace(&mut self.begun, true);
         let (news, gone) = match partial {
@@ -54,6 +66,8 @@ impl Seen {
         message["gone"] = json!(gone);
         message["partial"] = json!(partial);
         message["counts"] = counts;
+        message["synced_at"] = json!(synced.reached);
+        message["in_step_within"] = json!(within.as_secs_f64());
         message
     }
 
@@ -83,16 +97,23 @@ impl Seen {
 }
 
 /// Takes out of the view what it says of single tables.
-fn rows(view: &mut View) -> Vec<Row> {
+fn rows(view: &mut View, synced: &Synced) -> Vec<Row> {
     let different = std::mem::take(&mut view.jobs.different);
     let mut verified: BTreeMap<String, Verified> = std::mem::take(&mut view.jobs.verified);
     let parked: HashMap<String, u64> = view.status.parked.iter().map(|table| (table.name(), table.rows)).collect();
     view.status.parked.clear();
-    let row = |table: TableStatus| Row {
-        differs: different.get(&table.name).copied(),
-        parked: parked.get(&table.name).copied(),
-        verified: verified.remove(&table.name),
-        table,
+    let row = |table: TableStatus| {
+        let known = synced.tables.get(&table.name);
+        Row {
+            differs: different.get(&table.name).copied(),
+            parked: parked.get(&table.name).copied(),
+            verified: verified.remove(&table.name),
+            status: known.map(|known| known.status),
+            error: known.and_then(|known| known.error.clone()),
+            records: known.map(|known| known.records),
+            synced_at: known.filter(|known| known.status != "completed").and_then(|known| known.synced_at),
+            table,
+        }
     };
     std::mem::take(&mut view.status.tables).into_iter().map(row).collect()
 }
@@ -106,8 +127,6 @@ fn counts(rows: &[Row]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::status::{Status, TableState};
 
@@ -124,6 +143,10 @@ mod tests {
         View::new(status, now, Duration::from_secs(10))
     }
 
+    fn message(seen: &mut Seen, view: &View) -> Value {
+        seen.message(view.clone(), &Synced::default(), Duration::from_secs(10))
+    }
+
     fn names(message: &Value) -> Vec<String> {
         message["tables"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
     }
@@ -133,16 +156,16 @@ mod tests {
         let mut seen = Seen::default();
         let mut view = view(2000);
         view.jobs.different.insert("public.t00007".into(), 3);
-        let first = seen.message(view.clone());
+        let first = message(&mut seen, &view);
         assert_eq!((names(&first).len(), &first["partial"]), (2000, &json!(false)));
         assert_eq!(first["tables"][7]["differs"], 3);
-        let second = seen.message(view.clone());
+        let second = message(&mut seen, &view);
         assert_eq!((names(&second).len(), &second["partial"]), (0, &json!(true)));
         assert!(second.to_string().len() < 2000, "{second}");
         view.status.tables[9].rows = 5;
         view.jobs.different.clear();
         view.status.tables.remove(0);
-        let third = seen.message(view.clone());
+        let third = message(&mut seen, &view);
         assert_eq!(names(&third), ["public.t00007", "public.t00009"]);
         assert_eq!(third["gone"], json!(["public.t00000"]));
         assert_eq!(third["counts"]["rows"], 5);
@@ -152,17 +175,17 @@ mod tests {
     fn a_message_is_bounded_and_nobody_is_kept_out_by_what_changes_all_the_time() {
         let mut seen = Seen::default();
         let mut view = view(2000);
-        seen.message(view.clone());
+        message(&mut seen, &view);
         let mut told = std::collections::BTreeSet::new();
         for round in 1..=8 {
             view.status.tables.iter_mut().for_each(|table| table.rows = round);
-            let message = seen.message(view.clone());
+            let message = message(&mut seen, &view);
             assert!(message.to_string().len() < 100_000);
             told.extend(names(&message));
         }
         assert_eq!(told.len(), 2000, "each has its turn");
-        let rest = (0..8).map(|_| names(&seen.message(view.clone())).len()).sum::<usize>();
+        let rest = (0..8).map(|_| names(&message(&mut seen, &view)).len()).sum::<usize>();
         assert_eq!(rest, 2000 - ROWS, "and what was left out comes later");
-        assert_eq!(names(&seen.message(view)).len(), 0);
+        assert_eq!(names(&message(&mut seen, &view)).len(), 0);
     }
 }

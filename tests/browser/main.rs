@@ -6,4 +6,5 @@ mod browser;
 #[path = "../it/rig.rs"]
 #[allow(dead_code)] // the rig serves more tests than these
 mod rig;
+mod story;
 mod window;

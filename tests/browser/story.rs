@@ -169,14 +169,14 @@ async fn make_a_workflow(page: &mut Browser, rig: &Rig) {
 async fn lose_supabase(page: &mut Browser, rig: &Rig) {
     page.view("#/").await;
     page.until(&headline("In step"), LONG).await;
-    rig.pair.supabase.gateway.faults().down().await;
+    rig.pair.supabase.faults().down().await;
     page.until("document.querySelectorAll('.end')[1].innerText.includes('Not connected')", SOON).await;
     page.until(&headline("Not in step"), SOON).await;
     assert_eq!(page.evaluate("document.body.dataset.tone").await, "bad");
     page.accessible("no Supabase").await;
     page.shot("lost", false, false).await;
     rig.pair.source.execute("update agents set status = 'busy' where agent_id = 'agent_25'").await.unwrap();
-    rig.pair.supabase.gateway.faults().up().await;
+    rig.pair.supabase.faults().up().await;
     page.until(&headline("In step"), LONG).await;
     until("what came meanwhile is there", async || {
         let sql = "select status from agents where agent_id = 'agent_25'";

@@ -39,14 +39,18 @@ fn streaming(tables: usize) -> Status {
     status
 }
 
-/// A window at `port`, or at a free one; it publishes a fresh status for as long as it is open.
 async fn open(status: Status, port: u16) -> Open {
+    open_to(status, port, http::Access::default()).await
+}
+
+/// A window at `port`, or at a free one; it publishes a fresh status for as long as it is open.
+async fn open_to(status: Status, port: u16, access: http::Access) -> Open {
     rustls::crypto::ring::default_provider().install_default().ok();
     let listener = http::bind(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (publish, status) = watch::channel(status);
     let (stop, shutdown) = watch::channel(false);
-    let window = Window::to_look_at(status, None, Duration::from_secs(10));
+    let window = Window { access, ..Window::to_look_at(status, None, Duration::from_secs(10)) };
     let served = tokio::spawn(http::serve(listener, window, shutdown));
     let fresh = publish.clone();
     let mut end = stop.subscribe();
@@ -181,4 +185,38 @@ async fn states_of_trouble_are_plain_in_words_and_serious_for_nobody() {
         browser.until("document.querySelector('#view h1')", SOON).await;
         browser.accessible(view).await;
     }
+}
+
+const OPERATE: &str = "operate-0123456789abcdef";
+const READ: &str = "read-0123456789abcdef";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_ends_is_said_and_who_may_only_look_is_offered_nothing_else() {
+    let access = http::Access { token: Some(OPERATE.into()), read_token: Some(READ.into()), ..http::Access::default() };
+    let open = open_to(streaming(3), 0, access).await;
+    let mut browser = Browser::open(&open.base).await;
+    browser.see("Token").await;
+    browser.accessible("the login").await;
+    browser.fill("Token", OPERATE).await;
+    browser.click("button", "Log in").await;
+    browser.see_in("#view", "All 3 tables are in step.").await;
+    browser.view("#/tables").await;
+    browser.see_in("#view", "Sync all tables").await;
+    // Another page of the same browser logs out.
+    let logout = "fetch('/api/session').then((answer) => answer.json()).then(({ csrf }) => \
+        fetch('/api/session', { method: 'DELETE', headers: { 'x-csrf-token': csrf } })).then(() => 0)";
+    browser.evaluate(logout).await;
+    browser.see_in("#banner", "Your login has ended.").await;
+    assert_eq!(browser.evaluate("document.querySelectorAll('.dot.good').length").await, 0);
+    browser.accessible("a login that ended").await;
+    browser.click("link", "Log in again").await;
+    browser.fill("Token", READ).await;
+    browser.click("button", "Log in").await;
+    browser.see_in("#banner", "to look").await;
+    browser.view("#/tables").await;
+    browser.see_in("#view", "Verify all").await;
+    let offered = "[...document.querySelectorAll('#view button')].filter((one) => one.offsetParent && \
+        /^(Sync|Pause|Resume|Sync all tables)$/.test(one.textContent)).length";
+    assert_eq!(browser.evaluate(offered).await, 0);
+    browser.accessible("a login that only looks").await;
 }

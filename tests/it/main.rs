@@ -26,6 +26,7 @@ mod reconcile_recovery;
 mod recovery;
 mod replay;
 mod rig;
+mod settings;
 mod shapes;
 mod soak;
 mod state;

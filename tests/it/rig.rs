@@ -51,7 +51,16 @@ impl Rig {
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
-        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env, unset: Vec::new(), through: Vec::new() }
+        Self {
+            pair,
+            dir: Temp::new("rig").unwrap(),
+            http,
+            child: None,
+            source_url,
+            env,
+            unset: Vec::new(),
+            through: Vec::new(),
+        }
     }
 
     /// The binary with its three settings, in a folder without any file.

@@ -1,7 +1,7 @@
 // One time line: what people did, what runs of comparison found, what the service met.
 
 import { h, fill, dot, show } from "/page/dom.js";
-import { get } from "/page/api.js";
+import { get, Refused } from "/page/api.js";
 import { dayOf, ago, number, count, short, sentence } from "/page/words.js";
 
 const PAGE = 100;
@@ -79,6 +79,7 @@ export function activity(root, act, { query }) {
       }
       draw();
     } catch (refused) {
+      if (!(refused instanceof Refused)) throw refused;
       if (!gone)
         fill(
           body,
@@ -130,7 +131,11 @@ export function activity(root, act, { query }) {
           "section",
           { class: "card", "aria-label": name },
           h("h2", null, name),
-          h("ol", { class: "time" }, those.map(item)),
+          h(
+            "ol",
+            { class: "time" },
+            those.map((one) => item(one)),
+          ),
         ),
       ),
     );

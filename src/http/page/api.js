@@ -61,7 +61,10 @@ function expired() {
 // Who looks, and what they may do. A service without sessions lets everybody in who reaches it.
 export async function learn() {
   try {
-    Object.assign(session, await get("/api/session"), { known: true, expired: false });
+    const told = await get("/api/session");
+    // Nobody, where somebody is asked for: a login that has ended. What the page knew of it stays on the page.
+    if (told.role) Object.assign(session, told, { known: true, expired: false });
+    else session.expired = true;
   } catch (refused) {
     if (refused.status === 404) session.known = true;
     if (refused.status !== 401) return;

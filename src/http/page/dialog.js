@@ -5,7 +5,7 @@ import { h } from "/page/dom.js";
 export function open(title, body, { wide = false, onclose = null, buttons = [] } = {}) {
   const dialog = h("dialog", { class: wide ? "wide" : "", "aria-label": title });
   const close = () => dialog.close();
-  const foot = h("div", { class: "buttons" }, buttons);
+  const foot = h("div", { class: "buttons" }, buttons || []);
   dialog.append(
     h(
       "div",

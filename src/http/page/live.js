@@ -39,6 +39,7 @@ function tell() {
 }
 
 function take(view) {
+  if (live.link === "lost") learn(); // somebody may have logged in again
   live.heard = Date.now();
   live.link = "live";
   setClock(view.now);

@@ -50,8 +50,7 @@ async function go(first) {
     if (link.getAttribute("href") === `#/${group}`) {
       link.setAttribute("aria-current", "page");
       $("nav").scrollLeft = link.offsetLeft - 60; // in sight on a narrow screen
-    }
-    else link.removeAttribute("aria-current");
+    } else link.removeAttribute("aria-current");
   }
   head();
   if (first) return;

@@ -45,14 +45,15 @@ export function verdict({ link, view, heard }) {
 }
 
 // What to press, most useful first: [words, where or what].
-function advice(view, act) {
+function advice(view, doer) {
   const presses = [];
-  if (view.state === "not_configured") return [["Configure Supabase", act.configure]];
-  if (view.state === "stopped" || (view.state === "waiting" && !view.target.connected))
+  const act = mayAct() && doer;
+  if (act && view.state === "not_configured") return [["Configure Supabase", act.configure]];
+  if (act && (view.state === "stopped" || (view.state === "waiting" && !view.target.connected)))
     presses.push(["Check the connection", act.configure]);
   const some = (fits) => [...live.tables.values()].some(fits);
   if (some((row) => row.state === "parked" || row.parked)) presses.push(["See what is parked", "#/parked"]);
-  if (some((row) => row.differs) && view.state !== "stopped" && mayAct()) {
+  if (some((row) => row.differs) && view.state !== "stopped" && act) {
     const differing = () => [...live.tables.values()].filter((row) => row.differs).map((row) => row.name);
     presses.push(["Review and repair", () => act.compare(differing())]);
   }

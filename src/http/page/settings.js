@@ -50,11 +50,7 @@ function project(known, act) {
       { class: "parked-head" },
       dot(set ? "good" : "warn"),
       h("h2", null, "Supabase project"),
-      h(
-        "button",
-        { type: "button", class: "primary", onclick: act.configure },
-        mayAct() ? "Configure" : "Test connection",
-      ),
+      mayAct() && h("button", { type: "button", class: "primary", onclick: act.configure }, "Configure"),
     ),
     list([
       ["Project URL", known.supabase_url ? h("code", null, known.supabase_url) : "not set"],

@@ -93,7 +93,7 @@ export function tables(root, act, { query }) {
     const { view } = live;
     sheet.classList.toggle("stale", live.link === "lost");
     all.disabled = verify.disabled = !view || live.tables.size === 0 || live.link !== "live";
-    all.hidden = !mayAct();
+    all.hidden = verify.hidden = !mayAct();
     if (!view) return blank("Asking Lockstep", "One moment.");
     const word = filter.value.trim().toLowerCase();
     const judged = [];
@@ -271,6 +271,7 @@ function paint(line, row) {
   verify.disabled = sync.disabled;
   pause.disabled = lost;
   show(sync, mayAct());
+  show(verify, mayAct());
   show(pause, mayAct());
   text(pause, row.state === "paused" ? "Resume" : row.state === "parked" ? "Try again" : "Pause");
   const label = `${pause.textContent} ${row.name}`;
@@ -349,35 +350,20 @@ function details(name) {
       dialog.close();
     });
   };
+  const button = (words, act, kind) => {
+    const pressed = () => {
+      if (act !== again) dialog.close();
+      act();
+    };
+    return h("button", { type: "button", class: kind, onclick: pressed }, words);
+  };
   const dialog = open(name, list, {
     onclose: stop,
-    buttons: [
-      mayAct() && h("button", { type: "button", onclick: again }, "Compare from the start"),
-      h(
-        "button",
-        {
-          type: "button",
-          onclick: () => {
-            dialog.close();
-            compare([name]);
-          },
-        },
-        "Verify",
-      ),
-      mayAct() &&
-        h(
-          "button",
-          {
-            type: "button",
-            class: "primary",
-            onclick: () => {
-              dialog.close();
-              compare([name], { repair: true });
-            },
-          },
-          "Sync",
-        ),
-    ].filter(Boolean),
+    buttons: mayAct() && [
+      button("Compare from the start", again),
+      button("Verify", () => compare([name])),
+      button("Sync", () => compare([name], { repair: true }), "primary"),
+    ],
   });
   draw();
 }

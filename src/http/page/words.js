@@ -103,7 +103,7 @@ export function standing(row, view, link) {
     return ["busy", progress && progress.phase === "repairing" ? "Repairing" : `Comparing${done}`, ""];
   }
   if (row.state === "parked") return ["bad", "Parked", row.cause];
-  if (row.parked) return ["bad", `${count(row.parked, "row")} parked`, "Supabase refused them"];
+  if (row.parked) return ["bad", `${count(row.parked, "row")} parked`, "refused by Supabase"];
   if (row.state === "paused") return ["off", "Paused", "Its changes are skipped until it is resumed"];
   if (view.state === "stopped") return ["bad", "Stopped", view.cause];
   if (row.state === "copying") {
