@@ -3,12 +3,14 @@
 //! break replication.
 
 mod accept;
+mod activity;
 mod api;
 mod events;
 mod guard;
 mod lockout;
 mod login;
 mod parked;
+mod record;
 mod session;
 mod settings;
 
@@ -28,7 +30,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
 use crate::status::{Jobs, State, Status, Verdict, View};
-use crate::types::{Fault, JobView, Order, SettingsOrder};
+use crate::types::{Fault, JobView, Order, SettingsOrder, Timeline};
 pub use guard::Access;
 
 /// What the window shows, and to whom.
@@ -43,6 +45,8 @@ pub struct Window {
     pub settings: mpsc::Sender<SettingsOrder>,
     /// What is demanded of those who come.
     pub access: Access,
+    /// Where it is told what people do.
+    pub timeline: Timeline,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -53,7 +57,7 @@ impl Window {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
         let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
         let access = Access { token, ..Access::default() };
-        Self { status, jobs, book, orders, settings, access, in_step_within }
+        Self { status, jobs, book, orders, settings, access, timeline: Timeline::new().0, in_step_within }
     }
 }
 
@@ -115,6 +119,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
+        .route("/api/activity", get(activity::list))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
