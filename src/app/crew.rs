@@ -10,18 +10,21 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::commands::Commands;
 use super::preflight;
 use super::route::Control;
+use super::timeline;
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
+use crate::pg::Url;
 use crate::scheduler::Timetable;
 use crate::status::{Jobs, Status, Synced};
-use crate::types::{Fault, JobView, Order};
+use crate::types::{Fault, JobView, Order, Timeline, Told};
 
 pub struct Crew {
     runner: Runner,
     commands: Commands,
     ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
+    timeline: Option<(Url, bool, Boards, watch::Receiver<Status>)>,
 }
 
 /// What the window shows of it, and the commands that come through it. They outlive a crew.
@@ -34,6 +37,8 @@ pub struct Boards {
     pub synced: watch::Sender<Synced>,
     /// How many live views are open.
     pub watchers: watch::Sender<usize>,
+    pub timeline: Timeline,
+    pub told: Arc<Mutex<Told>>,
 }
 
 /// The crew at work.
@@ -54,7 +59,8 @@ impl Crew {
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
         let (asks, asked) = mpsc::channel(4);
-        let Boards { jobs, book, ordered, synced, watchers } = boards.clone();
+        let Boards { jobs, book, ordered, synced, watchers, timeline, told: _ } = boards.clone();
+        let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
         let (look_again, _) = watch::channel(0);
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
@@ -79,8 +85,8 @@ impl Crew {
             catch_up: settings.schedule.catch_up,
         };
         let watchers = watchers.subscribe();
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)), watchers };
-        Ok((Self { runner, commands, ordered, keeper }, control))
+        let control = Control { look_again, work: Arc::new(Mutex::new(works)), watchers, timeline };
+        Ok((Self { runner, commands, ordered, keeper, timeline: kept }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
@@ -88,6 +94,10 @@ impl Crew {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
         others.spawn(self.commands.serve(self.ordered));
+        if let Some((url, create, Boards { book, timeline, told, .. }, status)) = self.timeline {
+            others.spawn(timeline::write(url, create, told));
+            others.spawn(timeline::observe(timeline, status, book.subscribe()));
+        }
         let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);

@@ -14,6 +14,7 @@ mod report;
 mod route;
 mod service;
 mod tables;
+mod timeline;
 mod way;
 
 use std::time::Duration;

@@ -27,7 +27,7 @@ use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Job, Position, Table, TableName, queue};
+use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -61,6 +61,8 @@ pub struct Control {
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
     /// How many live views are open.
     pub watchers: watch::Receiver<usize>,
+    /// Where it is told what happens.
+    pub timeline: Timeline,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -77,7 +79,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, refused) => ready?,
+        ready = look(settings, refused, &control.timeline) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -86,7 +88,7 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
@@ -124,6 +126,8 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let broken = found.as_ref().and_then(recovery::judge);
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
+        let what = "the stream begins anew, and every table is compared and repaired";
+        timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
     let want = slot::Want {

@@ -11,11 +11,11 @@ use tracing::{info, warn};
 
 use super::crew::{Boards, Crew};
 use super::route::ROUTE;
-use super::{preflight, publish, report, supervise};
+use super::{preflight, publish, report, supervise, timeline};
 use crate::config::Settings;
 use crate::http;
 use crate::status::{Jobs, State, Status, Synced};
-use crate::types::{Fault, JobState, Order, Refusal, SettingsOrder};
+use crate::types::{Activity, Fault, JobState, Order, Refusal, SettingsOrder, Timeline};
 
 /// What reaches a running service from outside.
 pub struct Outside {
@@ -53,12 +53,18 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     let listener = http::bind(settings.http.listen).await?;
     // More than a few commands at a time are no people.
     let (orders, ordered) = mpsc::channel(16);
+    let (timeline, told) = Timeline::new();
+    let told = Arc::new(Mutex::new(told));
+    let kept = (preflight::source_url(&settings)?, settings.source.create, settings.state.activity);
+    timeline.tell(Activity::new("service", "lockstep", format!("started, version {}", env!("CARGO_PKG_VERSION"))));
     let boards = Boards {
         jobs: watch::Sender::new(Jobs::default()),
         book: watch::Sender::new(Vec::new()),
         ordered: Arc::new(Mutex::new(ordered)),
         synced: watch::Sender::new(Synced::default()),
         watchers: watch::Sender::new(0),
+        timeline: timeline.clone(),
+        told: told.clone(),
     };
     let window = http::Window {
         status: status.subscribe(),
@@ -66,6 +72,7 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         book: boards.book.subscribe(),
         orders,
         settings: outside.settings,
+        timeline: timeline.clone(),
         access: http::Access {
             token: settings.http.token.clone(),
             read_token: settings.http.read_token.clone(),
@@ -81,6 +88,11 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     let end = Service { status, boards, changes: outside.changes, shutdown }.lives(settings).await;
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
+    if let (url, create, true) = kept {
+        let why = end.as_ref().err().map(ToString::to_string).unwrap_or_else(|| "asked to".into());
+        timeline.tell(Activity::new("service", "lockstep", "ended").because(why));
+        timeline::flush(url, create, told).await;
+    }
     end
 }
 

@@ -56,6 +56,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("schedule.catch_up"),
     switch("state.enabled", "LOCKSTEP_STATE"),
     plain("state.table"),
+    switch("state.activity", "LOCKSTEP_ACTIVITY"),
     with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),
     with("http.listen", "LOCKSTEP_LISTEN"),
     with("http.token", "LOCKSTEP_TOKEN"),

@@ -3,6 +3,7 @@
 //! break replication.
 
 mod accept;
+mod activity;
 mod api;
 mod assets;
 mod events;
@@ -11,6 +12,7 @@ mod live;
 mod lockout;
 mod login;
 mod parked;
+mod record;
 mod session;
 mod settings;
 
@@ -30,7 +32,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
 use crate::status::{Jobs, State, Status, Synced, Verdict, View};
-use crate::types::{Fault, JobView, Order, SettingsOrder};
+use crate::types::{Fault, JobView, Order, SettingsOrder, Timeline};
 pub use guard::Access;
 
 /// What the window shows, and to whom.
@@ -49,6 +51,8 @@ pub struct Window {
     pub synced: watch::Receiver<Synced>,
     /// Counts the live views that are open.
     pub watchers: watch::Sender<usize>,
+    /// Where it is told what people do.
+    pub timeline: Timeline,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -60,7 +64,8 @@ impl Window {
         let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
         let access = Access { token, ..Access::default() };
         let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
-        Self { status, jobs, book, orders, settings, access, synced, watchers, in_step_within }
+        let timeline = Timeline::new().0;
+        Self { status, jobs, book, orders, settings, access, synced, watchers, timeline, in_step_within }
     }
 }
 
@@ -122,6 +127,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
+        .route("/api/activity", get(activity::list))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))

@@ -50,7 +50,7 @@ impl Rig {
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
-        let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
+        let env = vec![("LOCKSTEP_STATE".into(), "false".into()), ("LOCKSTEP_ACTIVITY".into(), "false".into())];
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
