@@ -113,7 +113,6 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     Router::new()
         .route("/", get(assets::document))
         .route("/page/{name}", get(assets::file))
-        .route("/page/{name}", get(assets::file))
         .route("/login", get(login::page))
         .route("/login.css", get(login::style))
         .route("/api/session", get(login::show).post(login::open).delete(login::close))

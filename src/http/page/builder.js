@@ -6,7 +6,7 @@ import { get, ask, post, doing } from "/page/api.js";
 import { live } from "/page/live.js";
 import { sentence, short } from "/page/words.js";
 import { conditions } from "/page/condition.js";
-import { tested } from "/page/workflows.js";
+import { test } from "/page/workflows.js";
 
 const TYPES = [
   ["trigger_agent_task", "Task for an agent"],
@@ -214,17 +214,7 @@ function form(root, id, draft) {
     "Dry run",
   );
   const save = h("button", { type: "submit", class: "primary" }, id ? "Save" : "Create workflow");
-  const test =
-    id &&
-    h(
-      "button",
-      {
-        type: "button",
-        onclick: () =>
-          doing(test, async () => say(tested(await post(`/api/workflows/${encodeURIComponent(id)}/test`)))),
-      },
-      "Send test",
-    );
+  const trial = id && h("button", { type: "button", onclick: () => doing(trial, () => test(id)) }, "Send test");
   const sheet = h(
     "form",
     {
@@ -258,7 +248,7 @@ function form(root, id, draft) {
       ),
       h("section", { class: "card", "aria-label": "Do" }, h("h2", { class: "step" }, "Do"), act.node),
       wrong,
-      h("div", { class: "presses" }, save, dry, test, h("a", { class: "button", href: "#/workflows" }, "Cancel")),
+      h("div", { class: "presses" }, save, dry, trial, h("a", { class: "button", href: "#/workflows" }, "Cancel")),
     ),
     h("section", { class: "card side", "aria-label": "Dry run" }, h("h2", null, "Dry run"), out),
   );

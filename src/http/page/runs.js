@@ -219,7 +219,7 @@ export function runs(root, act, { query }) {
           moment(run.created_at),
         ),
       ),
-      h("td", { class: "wide" }, run.workflow_name),
+      h("td", { class: "wide" }, run.workflow_name, run.test && h("span", { class: "soft" }, " test")),
       h("td", { class: "wide soft" }, `${run.event} ${short(run.table)} ${key}`),
       h(
         "td",
