@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod lockout;
 mod login;
+pub mod openapi;
 mod parked;
 mod record;
 mod session;
@@ -120,6 +121,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
         .route("/api/activity", get(activity::list))
+        .route("/api/openapi.json", get(openapi::show))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
