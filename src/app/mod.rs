@@ -29,18 +29,13 @@ use crate::config::Settings;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
-pub use alone::{compare, runs};
+pub use alone::{Counted, compare, data, runs};
 pub use preflight::client as target;
 pub use route::ROUTE;
 pub(crate) use route::same_source;
 use route::{Control, Ended};
 pub use service::{Outside, serve};
 use tables::Refused;
-
-/// Replicates until `shutdown` turns true, with settings that stay what they are.
-pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
-    serve(settings, Outside::nobody(), shutdown).await
-}
 
 async fn supervise(
     settings: &Settings,

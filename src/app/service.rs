@@ -25,13 +25,6 @@ pub struct Outside {
     pub settings: mpsc::Sender<SettingsOrder>,
 }
 
-impl Outside {
-    /// Settings stay what they are.
-    pub fn nobody() -> Self {
-        Self { changes: mpsc::channel(1).1, settings: mpsc::channel(1).0 }
-    }
-}
-
 /// How a life of the route ended.
 enum Next {
     End(Result<(), Fault>),

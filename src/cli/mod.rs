@@ -1,6 +1,7 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
 mod address;
+mod data;
 mod demo;
 mod doctor;
 mod log;
@@ -52,6 +53,8 @@ enum Verb {
     Sync(verify::SyncArgs),
     /// Where each table stands; pause, resume or resync one
     Tables(tables::TablesArgs),
+    /// What is there: rows of each table on both sides (exit 0: the same numbers)
+    Data(data::Args),
     /// What runs of comparison found and repaired, the newest first
     Runs(tables::RunsArgs),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
@@ -148,6 +151,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
         Verb::Verify(args) => wait(verify::verify(args, &settings()?)),
         Verb::Sync(args) => wait(verify::sync(args, &settings()?)),
         Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
+        Verb::Data(args) => wait(data::run(args, &settings()?)),
         Verb::Runs(args) => wait(tables::runs(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),

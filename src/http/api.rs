@@ -112,11 +112,7 @@ fn refused(refusal: &Refusal) -> Response {
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
         Refusal::Conflict(_) => StatusCode::CONFLICT,
         Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        Refusal::Invalid { field, cause } => {
-            let said = Extension(Said { why: Some(cause.clone()), ..Said::default() });
-            let body = Json(json!({"error": cause, "field": field}));
-            return (StatusCode::BAD_REQUEST, said, [(header::CACHE_CONTROL, "no-store")], body).into_response();
-        }
+        Refusal::Invalid { field, cause } => return wrong(field, cause),
     };
     say(status, &refusal.to_string())
 }
@@ -124,6 +120,14 @@ fn refused(refusal: &Refusal) -> Response {
 pub(super) fn say(status: StatusCode, error: &str) -> Response {
     let said = Extension(Said { why: Some(error.into()), ..Said::default() });
     (status, said, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
+}
+
+/// What was sent is wrong, and where.
+pub(super) fn wrong(field: &str, cause: &str) -> Response {
+    let error = format!("{field}: {cause}");
+    let body = Json(json!({"error": error, "field": field}));
+    let said = Extension(Said { why: Some(error), ..Said::default() });
+    (StatusCode::BAD_REQUEST, said, [(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// No body at all means all tables.

@@ -20,7 +20,8 @@ use subtle::ConstantTimeEq;
 use super::api::say;
 use super::lockout::Lockout;
 use super::record;
-use super::session::{Id, Session, Sessions, digest};
+pub(super) use super::session::digest;
+use super::session::{Id, Session, Sessions};
 use super::{POLICY, Shared};
 
 /// What is demanded of those who come.
@@ -359,7 +360,7 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
 }
 
 /// `localhost`, a name below it, or a loopback address, with any port.
-fn names_this_host(host: &str) -> bool {
+pub(super) fn names_this_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

@@ -11,6 +11,7 @@ mod guard;
 mod live;
 mod lockout;
 mod login;
+pub mod openapi;
 mod parked;
 mod record;
 mod session;
@@ -127,6 +128,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
         .route("/api/activity", get(activity::list))
+        .route("/api/openapi.json", get(openapi::show))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))

@@ -76,12 +76,18 @@ pub enum Refusal {
     /// It makes no sense now.
     #[error("{0}")]
     Conflict(String),
-    /// A value that will not do, and the field that holds it.
-    #[error("{cause}")]
-    Invalid { field: &'static str, cause: String },
     /// It cannot be done now, and may be later.
     #[error("{0}")]
     Unavailable(String),
+    /// What was sent is wrong, and where.
+    #[error("{field}: {cause}")]
+    Invalid { field: String, cause: String },
+}
+
+impl Refusal {
+    pub fn invalid(field: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), cause: cause.into() }
+    }
 }
 
 /// A comparison that was asked for, from the queue to its end.

@@ -156,7 +156,8 @@ async fn a_person_logs_in_looks_changes_and_logs_out_and_each_action_has_its_nam
         let answer = json_of(get(&rig, &path, &[("authorization", &bearer(READ))]).await.unwrap()).await;
         answer["entries"].as_array().cloned().unwrap_or_default()
     };
-    until("the time line tells of both", async || told("table").await.len() >= 4 && told("session").await.len() >= 5).await;
+    until("the time line tells of both", async || told("table").await.len() >= 4 && told("session").await.len() >= 5)
+        .await;
     let tables = told("table").await;
     let line = |who: &str, what: &str, detail: &str| {
         tables.iter().any(|line| {
@@ -211,7 +212,9 @@ async fn who_guesses_is_kept_waiting_and_a_cookie_that_was_planted_opens_nothing
     let mut seen = Vec::new();
     for n in 0..12 {
         let answer = match n % 2 {
-            0 => get(&rig, "/api/status", &[("authorization", &bearer(&format!("guess-{n}-0123456789")))]).await.unwrap(),
+            0 => {
+                get(&rig, "/api/status", &[("authorization", &bearer(&format!("guess-{n}-0123456789")))]).await.unwrap()
+            }
             _ => send(&rig, Method::POST, "/api/session", &[], json!({"token": format!("guess {n}")}).to_string())
                 .await
                 .unwrap(),
@@ -256,7 +259,11 @@ async fn what_nobody_polite_sends_is_refused_and_harms_nobody() {
         for body in &bodies {
             let answer = send(&rig, Method::POST, path, &ours, body.clone()).await.unwrap();
             let code = answer.status().as_u16();
-            assert!([400, 413].contains(&code), "{path} {:?} gave {code}", String::from_utf8_lossy(&body[..body.len().min(40)]));
+            assert!(
+                [400, 413].contains(&code),
+                "{path} {:?} gave {code}",
+                String::from_utf8_lossy(&body[..body.len().min(40)])
+            );
             assert!(json_of(answer).await["error"].is_string());
         }
     }
@@ -286,30 +293,67 @@ async fn what_nobody_polite_sends_is_refused_and_harms_nobody() {
             assert!(code < 500, "{query}{name:.40} gave {code}");
         }
     }
-    for query in ["/api/runs?limit=-1", "/api/runs?limit=99999999999999999999", "/api/activity?before=x", "/api/runs?limit="]
+    for query in
+        ["/api/runs?limit=-1", "/api/runs?limit=99999999999999999999", "/api/activity?before=x", "/api/runs?limit="]
     {
         assert_eq!(get(&rig, query, &ours).await.unwrap().status(), 400, "{query}");
     }
     // Ways around the guard.
-    for path in ["/%2e%2e/api/status", "//api/status", "/api//status", "/api/status/", "/API/status", "/healthz/../api/status",
-        "/login/../api/status", "/healthz%2f..%2fapi/status", "/api/status;x", "/./api/status", "/healthz?x=/api/status"]
-    {
+    for path in [
+        "/%2e%2e/api/status",
+        "//api/status",
+        "/api//status",
+        "/api/status/",
+        "/API/status",
+        "/healthz/../api/status",
+        "/login/../api/status",
+        "/healthz%2f..%2fapi/status",
+        "/api/status;x",
+        "/./api/status",
+        "/healthz?x=/api/status",
+    ] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
         let said = raw(&rig, request.as_bytes()).await;
         assert!(!said.contains("checkpoint"), "{path} gave {said}");
-        assert!(["401", "404", "400", "200 OK\r\n"].iter().any(|code| said.starts_with(&format!("HTTP/1.1 {code}"))), "{path}: {said}");
+        assert!(
+            ["401", "404", "400", "200 OK\r\n"].iter().any(|code| said.starts_with(&format!("HTTP/1.1 {code}"))),
+            "{path}: {said}"
+        );
     }
     // Heads that are no heads, or two at once.
     let host = "host: 127.0.0.1\r\n";
     for (what, bytes) in [
-        ("two lengths", format!("POST /api/sync HTTP/1.1\r\n{host}authorization: {token}\r\ncontent-length: 2\r\ncontent-length: 40\r\n\r\n{{}}")),
-        ("a length and chunks", format!("POST /api/session HTTP/1.1\r\n{host}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /api/status HTTP/1.1\r\n{host}\r\n")),
+        (
+            "two lengths",
+            format!(
+                "POST /api/sync HTTP/1.1\r\n{host}authorization: {token}\r\ncontent-length: 2\r\ncontent-length: 40\r\n\r\n{{}}"
+            ),
+        ),
+        (
+            "a length and chunks",
+            format!(
+                "POST /api/session HTTP/1.1\r\n{host}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /api/status HTTP/1.1\r\n{host}\r\n"
+            ),
+        ),
         ("a line in a value", format!("GET /api/status HTTP/1.1\r\n{host}authorization: Bearer x\n{token}\r\n\r\n")),
         ("no host", format!("GET /healthz HTTP/1.1\r\nauthorization: {token}\r\n\r\n")),
         ("another host", format!("GET /api/status HTTP/1.1\r\nhost: evil.example\r\nauthorization: {token}\r\n\r\n")),
-        ("an address as the target", format!("GET http://evil.example/api/status HTTP/1.1\r\nhost: evil.example\r\nauthorization: {token}\r\n\r\n")),
-        ("forwarded", format!("GET /api/status HTTP/1.1\r\n{host}x-forwarded-for: 127.0.0.1\r\nx-forwarded-host: localhost\r\n\r\n")),
-        ("another method by a header", format!("GET /api/sync HTTP/1.1\r\n{host}x-http-method-override: POST\r\nauthorization: {token}\r\n\r\n")),
+        (
+            "an address as the target",
+            format!(
+                "GET http://evil.example/api/status HTTP/1.1\r\nhost: evil.example\r\nauthorization: {token}\r\n\r\n"
+            ),
+        ),
+        (
+            "forwarded",
+            format!(
+                "GET /api/status HTTP/1.1\r\n{host}x-forwarded-for: 127.0.0.1\r\nx-forwarded-host: localhost\r\n\r\n"
+            ),
+        ),
+        (
+            "another method by a header",
+            format!("GET /api/sync HTTP/1.1\r\n{host}x-http-method-override: POST\r\nauthorization: {token}\r\n\r\n"),
+        ),
         ("a tunnel", format!("CONNECT 127.0.0.1:5432 HTTP/1.1\r\n{host}authorization: {token}\r\n\r\n")),
         ("TRACE", format!("TRACE /api/status HTTP/1.1\r\n{host}authorization: {token}\r\n\r\n")),
         ("a head without end", format!("GET / HTTP/1.1\r\n{host}x: {}\r\n\r\n", "y".repeat(40_000))),
