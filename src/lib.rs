@@ -31,3 +31,4 @@ pub mod scheduler;
 pub mod schema;
 pub mod status;
 pub mod types;
+pub mod workflows;

@@ -46,6 +46,8 @@ impl Commands {
                 let answer = parked::wish(&client, ROUTE, wish).await;
                 answer.map_err(|failure| unavailable(crate::apply::request_fault(&failure, 0)))
             }
+            // They have a desk of their own.
+            Command::Workflow(_) => Err(Refusal::Unavailable("workflows have a desk of their own".into())),
             Command::Runs { limit } => {
                 let url = preflight::source_url(&self.settings).map_err(unavailable)?;
                 let runs = history::list(&url, *limit).await.map_err(unavailable)?;

@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::commands::Commands;
 use super::preflight;
 use super::route::Control;
+use super::workflows::{self, Office};
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
@@ -22,6 +23,7 @@ pub struct Crew {
     commands: Commands,
     orders: mpsc::Receiver<Order>,
     keeper: Option<Keeper>,
+    office: Office,
 }
 
 /// What the window needs of it.
@@ -29,12 +31,15 @@ pub struct Desk {
     pub jobs: watch::Receiver<Jobs>,
     pub book: watch::Receiver<Vec<JobView>>,
     pub orders: mpsc::Sender<Order>,
+    /// For wishes about workflows.
+    pub workflows: mpsc::Sender<Order>,
 }
 
 /// The crew at work.
 pub struct AtWork {
     others: JoinSet<()>,
     keeper: Option<(JoinHandle<()>, watch::Sender<bool>)>,
+    office: workflows::AtWork,
 }
 
 /// The route waits so long for the sync states to be marked as unknown; a source that does not answer is not its fault.
@@ -53,7 +58,9 @@ impl Crew {
         let (asks, asked) = mpsc::channel(4);
         let (jobs, book) = (watch::Sender::new(Jobs::default()), watch::Sender::new(Vec::new()));
         let (look_again, _) = watch::channel(0);
-        let desk = Desk { jobs: jobs.subscribe(), book: book.subscribe(), orders };
+        let bell = crate::workflows::Bell::default();
+        let (office, wishes) = Office::new(settings, bell.clone())?;
+        let desk = Desk { jobs: jobs.subscribe(), book: book.subscribe(), orders, workflows: wishes };
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -75,8 +82,8 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)) };
-        Ok((Self { runner, commands, orders: ordered, keeper }, control, desk))
+        let control = Control { look_again, work: Arc::new(Mutex::new(works)), bell };
+        Ok((Self { runner, commands, orders: ordered, keeper, office }, control, desk))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
@@ -84,12 +91,13 @@ impl Crew {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
         others.spawn(self.commands.serve(self.orders));
-        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
+        let office = self.office.begin();
+        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None, office } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let keeper = tokio::spawn(keeper.run(begun, closing));
         let _ = tokio::time::timeout(BEGIN, seen.wait_for(|&begun| begun)).await;
-        AtWork { others, keeper: Some((keeper, close)) }
+        AtWork { others, keeper: Some((keeper, close)), office }
     }
 }
 
@@ -97,6 +105,7 @@ impl AtWork {
     /// The route has ended: jobs end with it, and the sync states say so.
     pub async fn end(mut self) {
         self.others.abort_all();
+        self.office.end().await;
         if let Some((keeper, close)) = self.keeper {
             close.send_replace(true);
             let _ = tokio::time::timeout(END, keeper).await;

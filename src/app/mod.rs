@@ -13,6 +13,7 @@ mod report;
 mod route;
 mod tables;
 mod way;
+mod workflows;
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub use route::ROUTE;
 pub(crate) use route::same_source;
 use route::{Control, Ended};
 use tables::Refused;
+pub use workflows::ask as ask_workflows;
 
 /// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
 /// only before the route was up for the first time: then somebody is looking.
@@ -46,6 +48,13 @@ pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<
         jobs: desk.jobs,
         book: desk.book,
         orders: desk.orders,
+        workflows: desk.workflows,
+        webhook: http::Webhook {
+            secret: settings.webhook.secret.clone(),
+            header: settings.webhook.header.clone(),
+            max_bytes: settings.webhook.max_bytes,
+            per_second: settings.webhook.per_second,
+        },
         token: settings.http.token.clone(),
         in_step_within: settings.http.in_step_within,
     };

@@ -8,6 +8,7 @@ mod problem;
 mod settings;
 mod units;
 mod urls;
+mod workflows;
 
 pub use choice::not_chosen;
 pub use load::{Layers, load, load_without, read};
@@ -18,3 +19,4 @@ pub use settings::{
     Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;
+pub use workflows::{AgentApi, Webhook, Workflows};

@@ -78,15 +78,22 @@ pub(super) async fn runs(State(shared): State<Arc<Shared>>, Query(Limit { limit 
 
 pub(super) async fn order(shared: &Shared, command: Command) -> Response {
     let (reply, answer) = oneshot::channel();
-    let sent = shared.window.orders.try_send(Order { command, reply });
+    // A desk of their own: whoever waits for Supabase keeps no webhook waiting.
+    let desk = match command {
+        Command::Workflow(_) => &shared.window.workflows,
+        _ => &shared.window.orders,
+    };
+    let sent = desk.try_send(Order { command, reply });
     if sent.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "too many commands are waiting, or the service is stopping");
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(answer))) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Ok(Ok(Err(Refusal::Invalid { field, cause }))) => wrong(&field, &cause),
         Ok(Ok(Err(refusal))) => {
             let status = match &refusal {
                 Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+                Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
                 Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
@@ -101,6 +108,12 @@ pub(super) async fn order(shared: &Shared, command: Command) -> Response {
 
 pub(super) fn say(status: StatusCode, error: &str) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
+}
+
+/// What was sent is wrong, and where.
+pub(super) fn wrong(field: &str, cause: &str) -> Response {
+    let body = Json(json!({"error": format!("{field}: {cause}"), "field": field}));
+    (StatusCode::BAD_REQUEST, [(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// No body at all means all tables.

@@ -75,7 +75,7 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
     }
 }
 
-fn digest(text: &str) -> [u8; 32] {
+pub(super) fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
@@ -93,7 +93,7 @@ fn shown(value: &str) -> Option<String> {
 }
 
 /// `localhost`, a name below it, or a loopback address, with any port.
-fn names_this_host(host: &str) -> bool {
+pub(super) fn names_this_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

@@ -7,6 +7,8 @@ mod api;
 mod events;
 mod guard;
 mod parked;
+mod webhook;
+mod workflows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +36,9 @@ pub struct Window {
     pub book: watch::Receiver<Vec<JobView>>,
     /// Where commands go.
     pub orders: mpsc::Sender<Order>,
+    /// Where wishes about workflows go.
+    pub workflows: mpsc::Sender<Order>,
+    pub webhook: Webhook,
     /// Demanded of everyone when it is set, except by the two probes.
     pub token: Option<SecretString>,
     /// The lag up to which both sides count as in step.
@@ -44,7 +49,32 @@ impl Window {
     /// One behind which nobody takes commands.
     pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
-        Self { status, jobs, book, orders: mpsc::channel(1).0, token, in_step_within }
+        Self {
+            status,
+            jobs,
+            book,
+            orders: mpsc::channel(1).0,
+            workflows: mpsc::channel(1).0,
+            webhook: Webhook::default(),
+            token,
+            in_step_within,
+        }
+    }
+}
+
+/// How Supabase's webhooks are let in.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub secret: Option<SecretString>,
+    pub header: String,
+    pub max_bytes: usize,
+    pub per_second: u32,
+}
+
+impl Default for Webhook {
+    /// Closed to everyone but this host.
+    fn default() -> Self {
+        Self { secret: None, header: "x-lockstep-secret".into(), max_bytes: 1 << 20, per_second: 100 }
     }
 }
 
@@ -72,6 +102,7 @@ struct Shared {
     shutdown: watch::Receiver<bool>,
     /// Live views that are open.
     live: Arc<Semaphore>,
+    gate: webhook::Gate,
 }
 
 impl Shared {
@@ -85,7 +116,8 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
     let guard = guard::Guard::new(window.token.as_ref(), local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live });
+    let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
+    let shared = Arc::new(Shared { window, guard, shutdown, live, gate });
     Router::new()
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
         .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
@@ -102,8 +134,11 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/runs", get(api::runs))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
+        .merge(workflows::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        // It has a secret and limits of its own, and no session.
+        .route(webhook::PATH, post(webhook::receive).layer(DefaultBodyLimit::disable()))
         .with_state(shared)
 }
 

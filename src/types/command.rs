@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Job, ParkedAction, ParkedWish, Progress, TableReport};
+use super::{Job, ParkedAction, ParkedWish, Progress, TableReport, WorkflowWish};
 
 /// One wish. Tables are named as people write them: `agents` or `public.agents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,18 @@ pub enum Command {
     Runs { limit: u32 },
     /// Rows that Supabase refused: listed, tried again, given up.
     Parked(ParkedWish),
+    /// Workflows and their runs.
+    Workflow(WorkflowWish),
 }
 
 impl Command {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Self::Runs { .. } | Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }))
+        match self {
+            Self::Runs { .. } | Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }) => true,
+            Self::Workflow(wish) => wish.only_looks(),
+            _ => false,
+        }
     }
 }
 
@@ -51,6 +57,15 @@ pub enum Refusal {
     /// It cannot be done now, and may be later.
     #[error("{0}")]
     Unavailable(String),
+    /// What was sent is wrong, and where.
+    #[error("{field}: {cause}")]
+    Invalid { field: String, cause: String },
+}
+
+impl Refusal {
+    pub fn invalid(field: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), cause: cause.into() }
+    }
 }
 
 /// A comparison that was asked for, from the queue to its end.

@@ -14,6 +14,7 @@ mod reread;
 mod snapshot;
 mod table;
 mod tuple;
+mod workflow;
 
 pub use api_key::{ApiKey, ApiKeyKind};
 pub use batch::{Batch, CopyMark, Pull};
@@ -29,3 +30,4 @@ pub use reread::Reread;
 pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};
+pub use workflow::{ReplayAsked, RunsAsked, WorkflowWish};
