@@ -28,6 +28,7 @@ use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
 use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
+use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -63,6 +64,8 @@ pub struct Control {
     pub watchers: watch::Receiver<usize>,
     /// Where it is told what happens.
     pub timeline: Timeline,
+    /// Rung when a run of a workflow was recorded.
+    pub bell: Bell,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -267,6 +270,16 @@ async fn stream(
     parts.spawn_on(capturing, lane.handle());
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
+    let link = match settings.workflows.enabled {
+        true => {
+            let (recorder, asks, rules) =
+                Recorder::open(super::workflows::settings(settings)?, control.bell.clone()).await?;
+            parts.spawn(recorder.run());
+            Some(Link { asks, rules, keys: keys.clone() })
+        }
+        false => None,
+    };
+    let queued = Tap::new(queued, link, checkpoint);
     let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     let gathering = async move {
         // The pipeline ends early only when apply is gone, and apply says why.

@@ -81,7 +81,12 @@ pub(super) async fn order(shared: &Shared, command: Command) -> Response {
     let (what, tables) = command.said();
     let said = Said { what: what.into(), tables, why: None };
     let (reply, answer) = oneshot::channel();
-    let sent = shared.window.orders.try_send(Order { command, reply });
+    // A desk of their own: whoever waits for Supabase keeps no webhook waiting.
+    let desk = match command {
+        Command::Workflow(_) => &shared.window.workflows,
+        _ => &shared.window.orders,
+    };
+    let sent = desk.try_send(Order { command, reply });
     let mut response = match sent {
         Ok(()) => self::answer(answer, PATIENCE).await,
         Err(_) => say(StatusCode::SERVICE_UNAVAILABLE, "too many commands are waiting, or the service is stopping"),

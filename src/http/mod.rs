@@ -16,6 +16,8 @@ mod parked;
 mod record;
 mod session;
 mod settings;
+mod webhook;
+mod workflows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,6 +56,9 @@ pub struct Window {
     pub watchers: watch::Sender<usize>,
     /// Where it is told what people do.
     pub timeline: Timeline,
+    /// Where wishes about workflows go.
+    pub workflows: mpsc::Sender<Order>,
+    pub webhook: Webhook,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -66,7 +71,37 @@ impl Window {
         let access = Access { token, ..Access::default() };
         let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
         let timeline = Timeline::new().0;
-        Self { status, jobs, book, orders, settings, access, synced, watchers, timeline, in_step_within }
+        let (workflows, webhook) = (mpsc::channel(1).0, Webhook::default());
+        Self {
+            status,
+            jobs,
+            book,
+            orders,
+            settings,
+            workflows,
+            webhook,
+            access,
+            synced,
+            watchers,
+            timeline,
+            in_step_within,
+        }
+    }
+}
+
+/// How Supabase's webhooks are let in.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub secret: Option<SecretString>,
+    pub header: String,
+    pub max_bytes: usize,
+    pub per_second: u32,
+}
+
+impl Default for Webhook {
+    /// Closed to everyone but this host.
+    fn default() -> Self {
+        Self { secret: None, header: "x-lockstep-secret".into(), max_bytes: 1 << 20, per_second: 100 }
     }
 }
 
@@ -97,6 +132,7 @@ struct Shared {
     live: Arc<Semaphore>,
     /// How long a request's body may take.
     body_time: Duration,
+    gate: webhook::Gate,
 }
 
 impl Shared {
@@ -110,7 +146,8 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time });
+    let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
+    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
         .route("/", get(assets::document))
         .route("/page/{name}", get(assets::file))
@@ -133,10 +170,13 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
+        .merge(workflows::routes())
         .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        // It has a secret and limits of its own, and no session.
+        .route(webhook::PATH, post(webhook::receive).layer(DefaultBodyLimit::disable()))
         .with_state(shared)
 }
 

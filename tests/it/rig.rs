@@ -50,7 +50,8 @@ impl Rig {
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
-        let env = vec![("LOCKSTEP_STATE".into(), "false".into()), ("LOCKSTEP_ACTIVITY".into(), "false".into())];
+        let off = |name: &str| (name.to_owned(), "false".to_owned());
+        let env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
