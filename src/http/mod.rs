@@ -126,6 +126,9 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
+        .method_not_allowed_fallback(|| async {
+            api::say(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way; GET /api/openapi.json says how")
+        })
         .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
