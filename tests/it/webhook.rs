@@ -161,6 +161,7 @@ async fn the_printed_triggers_tell_of_changes_in_supabase() {
     assert_eq!(headers["x-lockstep-secret"], SECRET);
     // What they send is what we take.
     streaming(&mut rig).await;
+    let target = &rig.pair.supabase.cluster;
     rig.pair.source.execute(WORKFLOW).await.unwrap();
     let sent =
         [("x-lockstep-secret", SECRET), ("x-lockstep-delivery", headers["x-lockstep-delivery"].as_str().unwrap())];

@@ -32,7 +32,7 @@ async fn whatever_is_killed_or_down_every_matching_change_leads_to_one_run_in_th
     println!("LOCKSTEP_SEED={seed}");
     let mut chance = Seeded::new(seed);
     let mut expected = 0;
-    let rounds = std::env::var("LOCKSTEP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let rounds = std::env::var("LOCKSTEP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     for round in 0..rounds {
         write(&rig, round, &mut chance, &mut expected).await;
         misfortune(&mut rig, &mut receiver, &mut chance).await;
