@@ -214,8 +214,10 @@ async fn a_source_whose_disk_fills_with_wal_while_supabase_is_away_goes_on_once_
 
 /// A library that lets a program see another time, where it is installed.
 fn faketime() -> Option<String> {
-    let places =
-        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"];
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
     let found = places.into_iter().find(|path| std::path::Path::new(path).exists());
     if found.is_none() {
         println!("skipped: libfaketime is not installed");
