@@ -93,7 +93,7 @@ async fn a_name_that_leads_nowhere_for_a_while_is_waited_for_on_both_sides() {
     says(&rig, "waiting", "project.lockstep-lab.invalid").await;
     let end = "select pg_terminate_backend(active_pid) from pg_replication_slots";
     rig.pair.source.value(end).await.unwrap();
-    says(&rig, "waiting", "lockstep-lab.invalid").await;
+    says(&rig, "waiting", "db.lockstep-lab.invalid").await;
     insert(&rig, 101, 200).await;
     std::fs::write(&hosts, names).unwrap();
     all_is_well(rig).await;
@@ -275,11 +275,12 @@ async fn with_wal_sender_timeout_6s_a_target_that_stalls_longer_does_not_cost_th
     rig.settled().await;
     let reader = "select pid from pg_stat_replication";
     let before = rig.pair.source.value(reader).await.unwrap();
-    rig.pair.supabase.faults().aim("rpc/lockstep_apply");
+    // Its parts are laid down one behind the other; the first one takes so long that nothing more is read meanwhile.
+    rig.pair.supabase.faults().aim("rpc/lockstep_");
     rig.pair.supabase.faults().next(Mishap::Slow(Duration::from_secs(14)), 1);
     rig.pair
         .source
-        .execute("insert into t select g, repeat('x', 1000) from generate_series(1, 20000) g")
+        .execute("insert into t select g, repeat('x', 1000) from generate_series(1, 40000) g")
         .await
         .unwrap();
     rig.settled().await;
