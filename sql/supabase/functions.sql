@@ -132,6 +132,7 @@ begin
     where c.route = request->>'route';
     update lockstep.copy c set done = false, cursor = null, rows = 0 where c.route = request->>'route';
   end if;
+  delete from lockstep.shape; -- what is not asked for any more does not stay for ever
   -- What lies there was laid down by an earlier start, and is sent again.
   if not request ? 'look' then
     delete from lockstep.stage s where s.route = request->>'route';
@@ -204,105 +205,85 @@ end $$;
 -- one.
 -- The body is named as `(select $1)`, which the planner cannot look into: it would read every literal once more, only to
 -- count its elements.
+-- One query makes it, for every batch pays for each one here.
 create or replace function lockstep.statement(relation regclass, part jsonb) returns text
 language plpgsql stable as $$
 declare
-  op text := part->>'op';
-  rest text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace them;
-                              -- `lost` gives the places of rows that are not here, or not with this identity
-  names text[];    -- quoted, in the order in which they travel
-  arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
-  aliases text;    -- its columns: v1, v2, ..
-  vals text[];     -- the values, cast where they travel as text
-  key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
-  equal text[];    -- the operators that compare them
-  sorted text[];   -- the collations to do it by, where the column has one of its own: a hash join asks for it
-  generated text[]; -- identity columns that only an insert may set
-  fixed text;      -- that they are as they came
-  keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
-  assignments text;
-  matches text;
+  op constant text := part->>'op';
+  rest constant text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace
+                              -- them; `lost` gives the places of rows that are not here, or not with this identity
+  statement text;
 begin
-  with wanted as (
-    -- A changed key sends the old key's values first, then the row's.
-    select k as name, n as i from jsonb_array_elements_text(part->'key') with ordinality x(k, n) where op = 'rekey'
-    union all
-    select c, keys + n from jsonb_array_elements_text(part->'columns') with ordinality x(c, n)
-  ), typed as (
-    select w.i, quote_ident(w.name) as name, a.attidentity = 'a' as always,
-           -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
-           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
-             or t.typdelim <> ',' as as_text,
-           -- Asked only where it may be another one: the question costs more than all the rest here.
-           case when part->'key' ? w.name and t.typnamespace <> 'pg_catalog'::regnamespace then lockstep.equals(t.oid)
-                else 'operator(pg_catalog.=)' end as eq,
-           case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end as coll,
-           format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
-           (part->'lengths'->>(w.i - 1)::int)::int as length
-    from wanted w
-    join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
-    join pg_type t on t.oid = a.atttypid
-  ), placed as (
-    select *, 1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
-    from typed
-  )
-  select array_agg(name order by i),
-         string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
-                           at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
-         string_agg('v' || i, ', ' order by i),
-         array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
-         array_agg(eq order by i), array_agg(coll order by i),
-         array_agg(name) filter (where always)
-  into names, arrays, aliases, vals, equal, sorted, generated
-  from placed;
-
-  if coalesce(cardinality(names), 0) <> jsonb_array_length(part->'lengths') then
+  statement := (
+    with typed as (
+      select w.i, quote_ident(w.name) as name, part->'key' ? w.name as is_key,
+             -- A changed key sends the old key's values first, then the row's.
+             op = 'rekey' and w.i <= jsonb_array_length(part->'key') as is_old,
+             a.attidentity = 'a' as always, -- an identity that only an insert may set
+             -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
+             t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+               or t.typdelim <> ',' as as_text,
+             format_type(t.oid, -1) as type, t.typarray, t.typnamespace, t.oid as type_oid,
+             -- For a comparison, where the column has one of its own: a hash join asks for it.
+             case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end as coll,
+             (part->'lengths'->>(w.i - 1)::int)::int as length
+      from jsonb_array_elements_text(case op when 'rekey' then part->'key' || (part->'columns') else part->'columns' end)
+             with ordinality w (name, i)
+      join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
+      join pg_type t on t.oid = a.atttypid
+    ), parts as (
+      select count(*) as there,
+        string_agg(name, ', ' order by i) as names,
+        -- The functions that give the values, unnest() by its full name, so each by itself; and their columns: v1, v2, ..
+        string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
+          at, length, case when as_text then 'text[]' else format_type(typarray, -1) end), ', ' order by i) as arrays,
+        string_agg('v' || i, ', ' order by i) as aliases,
+        string_agg(val, ', ' order by i) as vals,
+        string_agg(name, ', ') filter (where is_key) as key,
+        -- The rows are found by key. Postgres compares keys by their own operators, as the source's index did.
+        string_agg(format('t.%s %s %s%s', name,
+          -- Asked only where it may be another one: the question costs more than all the rest here.
+          case when typnamespace = 'pg_catalog'::regnamespace then 'operator(pg_catalog.=)' else lockstep.equals(type_oid) end,
+          val, coll), ' and ' order by i) filter (where case op when 'rekey' then is_old else is_key end) as matches,
+        string_agg(format('%s = %s', name, case op when 'upsert' then 'excluded.' || name else val end), ', ' order by i)
+          filter (where not is_old and not always and (op = 'rekey' or not is_key)) as assignments,
+        -- No update may set a `generated always` identity: a row in which it changed is left alone, and lockstep.write,
+        -- which counts, sees to it. Under a changed key the identity may be a part of the key itself.
+        string_agg(format('%s is not distinct from %s',
+          case when is_key then (select 'v' || k.n from jsonb_array_elements_text(part->'key') with ordinality k (name, n)
+                                 where quote_ident(k.name) = typed.name) else 't.' || name end,
+          case when op = 'upsert' and coalesce(rest, 'add') = 'add' then 'excluded.' || name else val end), ' and ' order by i)
+          filter (where not is_old and always and (op = 'rekey' or not is_key)) as fixed
+      from (select *, case when as_text then format('v%s::%s', i, type) else 'v' || i end as val,
+              1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
+            from typed) typed
+    )
+    select case
+      when there <> jsonb_array_length(part->'lengths') then null
+      when op = 'upsert' and coalesce(rest, 'add') = 'add' then
+        format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
+          relation, names, vals, arrays, aliases, key, case when rest is null and assignments is not null
+            then 'update set ' || assignments || coalesce(' where ' || fixed, '') else 'nothing' end)
+      when rest = 'lost' then
+        format('select pg_catalog.array_agg(u.n::pg_catalog.int4) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
+          arrays, aliases, lockstep.alone(relation), matches || coalesce(' and ' || fixed, ''))
+      when rest is not null then
+        format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
+          case rest when 'remove' then 'delete from' else 'select from' end, lockstep.alone(relation),
+          case rest when 'remove' then 'using' else ',' end, arrays, aliases, matches, coalesce(fixed, 'true'))
+      when op = 'delete' then
+        format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches)
+      else
+        -- With nothing but the key there is only to look that the row is there.
+        format(case when assignments is null then 'select from %1$s t, rows from (%3$s) u (%4$s) where %5$s'
+                    else 'update %1$s t set %2$s from rows from (%3$s) u (%4$s) where %5$s' end,
+          lockstep.alone(relation), assignments, arrays, aliases, matches || coalesce(' and ' || fixed, ''))
+      end
+    from parts);
+  if statement is null then
     raise undefined_column using message = format('a column of %s is not there: %s', relation, part->>'columns');
   end if;
-
-  -- No update may set a `generated always` identity: a row in which it changed is left alone, and lockstep.write, which
-  -- counts, sees to it. Under a changed key the identity may be a part of the key itself.
-  select string_agg(format('%s is not distinct from %s', case when names[i] = any (key)
-                      then vals[array_position(key, names[i])] else 't.' || names[i] end, vals[i]), ' and ') into fixed
-  from generate_subscripts(names, 1) i
-  where i > keys and names[i] = any (generated) and (op = 'rekey' or names[i] <> all (key));
-
-  if op = 'upsert' and rest is distinct from 'unlike' and rest is distinct from 'remove' then
-    select string_agg(format('%s = excluded.%s', n, n), ', ') filter (where n <> all (coalesce(generated, '{}'))),
-           string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') filter (where n = any (generated))
-    into assignments, fixed
-    from unnest(names) n where n <> all (key);
-    return format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
-      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
-      case when rest is null and assignments is not null
-        then 'update set ' || assignments || coalesce(' where ' || fixed, '') else 'nothing' end);
-  end if;
-
-  -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
-  select string_agg(format('t.%s %s %s%s', key[k], equal[i], vals[i], sorted[i]), ' and ' order by k)
-  into matches
-  from generate_subscripts(key, 1) k,
-       lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
-  if rest = 'lost' then
-    return format('select pg_catalog.array_agg(u.n::pg_catalog.int4) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
-      arrays, aliases, lockstep.alone(relation), matches || coalesce(' and ' || fixed, ''));
-  elsif rest is not null then
-    return format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
-      case rest when 'remove' then 'delete from' else 'select from' end, lockstep.alone(relation),
-      case rest when 'remove' then 'using' else ',' end, arrays, aliases, matches, coalesce(fixed, 'true'));
-  end if;
-  if op = 'delete' then
-    return format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
-  end if;
-  matches := matches || coalesce(' and ' || fixed, '');
-  select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
-  from generate_subscripts(names, 1) i
-  where i > keys and (op = 'rekey' or names[i] <> all (key)) and names[i] <> all (coalesce(generated, '{}'));
-  if assignments is null then
-    -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
-  end if;
-  return format('update %s t set %s from rows from (%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+  return statement;
 end $$;
 
 -- Whether taking a row away does more than that: triggers (foreign keys that refer to the table are some), rules.
@@ -645,7 +626,11 @@ end $$;
 -- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ begin return lockstep.apply($1); end $$;
+as $$
+begin
+  -- A large one is not tried in vain.
+  return coalesce(case when octet_length($1) < 65536 then lockstep.quick($1) end, lockstep.apply($1));
+end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'

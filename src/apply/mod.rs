@@ -61,6 +61,8 @@ pub struct Settings {
 pub enum Event {
     /// Rows of a table, as the source changed them: `insert`, `update`, `delete`, `truncate`.
     Written { table: TableName, kind: &'static str, rows: u64 },
+    /// A batch leaves whose oldest commit is this old (microseconds since the Unix epoch).
+    Begun { committed_at: i64 },
     /// Supabase holds everything that was committed up to this time (microseconds since the Unix epoch).
     Settled { committed_at: i64 },
     /// A first copy got this far.
@@ -133,6 +135,9 @@ impl Apply {
             if self.staged.is_none() && current.plan.groups.is_empty() && current.batch.copied.is_empty() {
                 self.pass_over(&current.batch);
                 continue;
+            }
+            if let Some(committed_at) = current.batch.committed_at {
+                self.tell(Event::Begun { committed_at });
             }
             let durable = self.reached.flushed.elapsed() > FLUSH;
             let (base, whole) = (self.reached.base, Mode::Whole);
