@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::preflight;
+use super::{preflight, way};
 use crate::config::Settings;
 use crate::jobs::history;
 use crate::pg;
@@ -19,7 +19,9 @@ pub async fn compare(
     let source = pg::connect(&url, "lockstep verify").await?;
     let tables = preflight::tables(&source, settings).await?;
     let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
-    let reconciling = preflight::reconciling(settings, url, preflight::client(settings)?);
+    let target = preflight::client(settings)?;
+    let way = way::choose(settings, &source, &target).await?;
+    let reconciling = preflight::reconciling(settings, url, target, way);
     let job = Job { tables: wanted, repair: false, why: "asked for".into() };
     reconcile::run(&reconciling, &tables, &job, None, progress).await
 }

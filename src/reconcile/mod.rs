@@ -20,7 +20,10 @@ mod target;
 mod wait;
 mod walk;
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::pg::{self, Client, Url};
@@ -36,6 +39,7 @@ pub use reread::reread;
 pub struct Settings {
     /// The source.
     pub url: Url,
+    pub reading: Reading,
     pub target: rest::Client,
     /// The route whose checkpoint says how far the target is.
     pub route: String,
@@ -47,6 +51,30 @@ pub struct Settings {
     pub listed: usize,
     /// Rows that only the target has are reported, and stay.
     pub keep_surplus: bool,
+}
+
+impl Settings {
+    /// So many rows were read since `begun`: waits when that was faster than allowed. What was slow before is not made up
+    /// for: the bound is what either side feels.
+    async fn slow(&self, rows: u64, begun: Instant) {
+        if self.rows_per_second > 0 {
+            sleep_until(begun + Duration::from_secs_f64(rows as f64 / self.rows_per_second as f64)).await;
+        }
+    }
+
+    /// At most so many rows are read at once: about what a second allows.
+    fn at_once(&self, rows: u64) -> u64 {
+        if self.rows_per_second == 0 { rows } else { rows.min(self.rows_per_second) }
+    }
+}
+
+/// How the target's rows are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// By our function there, which makes digests.
+    Digests,
+    /// By plain PostgREST: every row travels. How far the target is, the slot tells.
+    Rows { slot: String },
 }
 
 /// Compares the tables that the job names (all of `tables` when it names none), and repairs what differs if it says so.
