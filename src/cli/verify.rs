@@ -201,6 +201,18 @@ fn text(reports: &[TableReport], limit: usize, paint: Paint) -> String {
         };
         out += &format!("{line}\n");
     }
+    let mut notes: Vec<(&str, Vec<String>)> = Vec::new();
+    for report in reports {
+        let Some(note) = report.note.as_deref() else { continue };
+        match notes.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, tables)) => tables.push(report.table.to_string()),
+            None => notes.push((note, vec![report.table.to_string()])),
+        }
+    }
+    for (note, tables) in notes {
+        let of = if tables.len() == reports.len() { "all".to_owned() } else { tables.join(", ") };
+        out += &paint.faint(&format!("{of}: {note}\n"));
+    }
     for report in reports {
         if let Verdict::Unknown { why } = &report.verdict {
             out += &format!("{}: {why}\n", report.table);

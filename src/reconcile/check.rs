@@ -126,6 +126,7 @@ impl Check<'_> {
         let cost = self.target.cost();
         (report.sent_bytes, report.received_bytes, report.requests) = (cost.sent, cost.received, cost.requests);
         report.seconds = self.begun.elapsed().as_secs_f64();
+        report.note = self.target.note();
         // Without a repair, all that was found is left.
         self.left += self.found.len() as u64;
         report.verdict = match end {

@@ -23,6 +23,7 @@ mod park;
 mod random_schemas;
 mod reconcile;
 mod reconcile_recovery;
+mod reconcile_tables;
 mod recovery;
 mod replay;
 mod rig;

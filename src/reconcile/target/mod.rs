@@ -93,6 +93,14 @@ impl<'a> Target<'a> {
         matches!(self, Self::Pages(_))
     }
 
+    /// What a reader must know of how it was compared.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Self::Functions(_) => None,
+            Self::Pages(_) => Some("without our SQL in Supabase every row was read over the wire".into()),
+        }
+    }
+
     pub async fn look(&mut self) -> Result<Look, Trouble> {
         match self {
             Self::Functions(functions) => functions.look().await,
