@@ -229,6 +229,7 @@ async fn stream(
     let run = random_run();
     let checkpoint = hello.checkpoint();
     let copies = copies(&tables, &hello);
+    let suppress = way == Way::Rpc && hello.suppress && settings.apply.triggers == Triggers::Suppress;
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
@@ -277,7 +278,7 @@ async fn stream(
             let apply = Apply {
                 settings: crate::apply::Settings {
                     route: ROUTE.into(),
-                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    suppress,
                     whole_bytes: settings.apply.whole_bytes,
                     limits: limits.clone(),
                     park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
@@ -306,7 +307,7 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = preflight::reconciling(settings, url, client, way);
+    let copying = preflight::reconciling(settings, url, client, way, suppress);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
