@@ -62,6 +62,10 @@ pub struct Metrics {
     pub reconcile_mismatches: IntCounterVec,
     /// By kind: `insert`, `update`, `delete`.
     pub reconcile_repaired: IntCounterVec,
+    /// By table of the route: Unix seconds, Unix seconds, rows.
+    pub reconcile_table_success: IntGaugeVec,
+    pub reconcile_table_next: IntGaugeVec,
+    pub reconcile_table_mismatches: IntCounterVec,
     pub tables_different: IntGauge,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
@@ -144,6 +148,24 @@ impl Metrics {
                 &["kind"],
             ),
             reconcile_repaired: counters(r, "reconcile_rows_repaired_total", "Rows that runs repaired", &["kind"]),
+            reconcile_table_success: gauges(
+                r,
+                "reconcile_table_success_seconds",
+                "When a run last left the table equal on both sides, in Unix seconds",
+                &["table"],
+            ),
+            reconcile_table_next: gauges(
+                r,
+                "reconcile_table_next_seconds",
+                "When the schedule compares the table next, in Unix seconds",
+                &["table"],
+            ),
+            reconcile_table_mismatches: counters(
+                r,
+                "reconcile_table_mismatches_total",
+                "Rows of the table in which runs found the target to differ",
+                &["table"],
+            ),
             tables_different: gauge(r, "tables_different", "Tables that are known to differ and not repaired yet"),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),

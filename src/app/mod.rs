@@ -27,7 +27,7 @@ use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
-pub use alone::{compare, runs};
+pub use alone::{compare, runs, without_key};
 use crew::Crew;
 pub use preflight::client as target;
 pub use route::ROUTE;

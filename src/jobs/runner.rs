@@ -65,6 +65,9 @@ impl Runner {
             jobs.different = past.different;
             jobs.last_success_at = past.last_success;
         });
+        for (table, at) in past.equal {
+            crate::metrics::get().reconcile_table_success.with_label_values(&[&table]).set(at.as_second());
+        }
         self.metrics();
         let scheduled = if self.catch_up { past.scheduled } else { BTreeMap::new() };
         let mut calendar = Calendar::new(std::mem::take(&mut self.entries), self.jitter, &scheduled, Timestamp::now());
@@ -313,14 +316,9 @@ impl Runner {
             }
             Verdict::Unknown { .. } => {}
         });
-        let metrics = crate::metrics::get();
-        metrics.reconcile_compared.inc_by(report.rows);
-        for (kind, rows) in [("missing", report.missing), ("different", report.different), ("surplus", report.surplus)]
-        {
-            metrics.reconcile_mismatches.with_label_values(&[kind]).inc_by(rows);
-        }
-        for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
-            metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
+        if report.verdict == Verdict::Equal {
+            let success = &crate::metrics::get().reconcile_table_success;
+            success.with_label_values(&[&name]).set(Timestamp::now().as_second());
         }
         match &report.verdict {
             Verdict::Equal if found == 0 => tracing::debug!(table = %name, rows = report.rows, "equal"),
@@ -340,7 +338,15 @@ impl Runner {
             (jobs.next_at, jobs.queued) = (next_at, queued);
             before != (next_at, queued)
         });
-        crate::metrics::get().reconcile_next.set(next_at.map_or(0, Timestamp::as_second));
+        let metrics = crate::metrics::get();
+        metrics.reconcile_next.set(next_at.map_or(0, Timestamp::as_second));
+        // Anew each time: a table that is gone, or has no schedule any more, has no line.
+        metrics.reconcile_table_next.reset();
+        for table in &self.status.borrow().tables {
+            if let Some(next) = calendar.next_of(&table.name) {
+                metrics.reconcile_table_next.with_label_values(&[&table.name]).set(next.as_second());
+            }
+        }
     }
 
     fn metrics(&self) {

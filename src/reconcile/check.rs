@@ -72,6 +72,9 @@ pub async fn check(tools: &Tools<'_>, table: &Table, teller: &Teller<'_>) -> Tab
 
 impl Check<'_> {
     async fn whole(&mut self) -> Result<(), Trouble> {
+        if self.table.key.is_empty() {
+            return self.whole_table().await;
+        }
         let look = self.target.look().await?;
         if !look.missing.is_empty() {
             let columns = look.missing.join(", ");
@@ -126,7 +129,7 @@ impl Check<'_> {
         let cost = self.target.cost();
         (report.sent_bytes, report.received_bytes, report.requests) = (cost.sent, cost.received, cost.requests);
         report.seconds = self.begun.elapsed().as_secs_f64();
-        report.note = self.target.note();
+        report.note = report.note.or(self.target.note());
         // Without a repair, all that was found is left.
         self.left += self.found.len() as u64;
         report.verdict = match end {

@@ -20,6 +20,7 @@ mod source;
 mod target;
 mod wait;
 mod walk;
+mod whole;
 
 use std::time::Duration;
 
@@ -106,12 +107,26 @@ pub async fn run(
             different = report.different, surplus = report.surplus, repaired = report.repaired(),
             seconds = report.seconds, "compared"
         );
+        count(&report);
         reports.push(report);
         if client.is_closed() {
             return Err(Fault::retry("the connection to the source was lost during the comparison"));
         }
     }
     Ok(reports)
+}
+
+/// What a comparison came to, for the metrics.
+fn count(report: &TableReport) {
+    let metrics = crate::metrics::get();
+    metrics.reconcile_compared.inc_by(report.rows);
+    for (kind, rows) in [("missing", report.missing), ("different", report.different), ("surplus", report.surplus)] {
+        metrics.reconcile_mismatches.with_label_values(&[kind]).inc_by(rows);
+    }
+    for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
+        metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
+    }
+    metrics.reconcile_table_mismatches.with_label_values(&[&report.table.to_string()]).inc_by(report.differences());
 }
 
 /// The tables of a job, in the order of the route's.

@@ -35,6 +35,12 @@ impl<'a> Functions<'a> {
         self.ask(None, json!({"look": true})).await
     }
 
+    pub async fn whole(&mut self) -> Result<Digest, Trouble> {
+        let answer: Found<(u64, String, String)> = self.ask(None, json!({"ranges": [[null, null]]})).await?;
+        let all = answer.found.into_iter().next().unwrap_or_default();
+        Ok(Digest::new(all.0, all.1, all.2))
+    }
+
     pub async fn ranges(&mut self, at: Lsn, ranges: &[Bounds]) -> Result<Vec<Digest>, Trouble> {
         let answer: Found<(u64, String, String)> = self.ask(Some(at), json!({"ranges": ranges})).await?;
         Ok(answer.found.into_iter().map(|(rows, a, b)| Digest::new(rows, a, b)).collect())

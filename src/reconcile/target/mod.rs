@@ -108,6 +108,14 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The digest of all rows of a table without a key, where one can be had.
+    pub async fn whole(&mut self) -> Result<Option<Digest>, Trouble> {
+        match self {
+            Self::Functions(functions) => functions.whole().await.map(Some),
+            Self::Pages(_) => Ok(None),
+        }
+    }
+
     /// The digests of some ranges, in their order.
     pub async fn ranges(&mut self, at: Lsn, ranges: &[Bounds]) -> Result<Vec<Digest>, Trouble> {
         match self {
