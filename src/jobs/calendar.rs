@@ -85,6 +85,12 @@ impl Calendar {
         pauses.max()
     }
 
+    /// When a table's next run is due.
+    pub fn next_of(&self, table: &str) -> Option<Timestamp> {
+        let of = self.all.iter().filter(|planned| planned.entry.takes(table, &self.all));
+        of.filter_map(|planned| planned.due).min()
+    }
+
     /// What is due by now, of the tables that can be looked at.
     pub fn take(&mut self, now: Timestamp, tables: &[String]) -> Vec<Due> {
         let mut due = Vec::new();
@@ -150,6 +156,8 @@ mod tests {
         ];
         let mut calendar = calendar(entries, &[], "2026-11-23T03:10:00Z");
         assert_eq!(calendar.next(), Some(at("2026-11-23T03:30:00Z")));
+        let each = TABLES.map(|table| calendar.next_of(table));
+        assert_eq!(each, [Some(at("2026-11-23T04:00:00Z")), Some(at("2026-11-23T03:30:00Z")), None]);
         assert_eq!(take(&mut calendar, "2026-11-23T03:29:59Z"), []);
         assert_eq!(
             take(&mut calendar, "2026-11-23T03:30:00Z"),

@@ -131,6 +131,13 @@ impl<'a> Source<'a> {
         Ok(parts)
     }
 
+    /// The digest of all rows.
+    pub async fn whole(&self) -> Result<Digest, Fault> {
+        let sql = format!("select {SUMS} from (select {} as m from {} offset 0) r", self.hash, self.from);
+        let row = self.client.query_one(&sql, &[]).await.map_err(|e| pg::client::fault(&e))?;
+        Ok(Digest::new(row.get::<_, i64>(0) as u64, row.get(1), row.get(2)))
+    }
+
     /// The digests of the buckets that hold anything, of some blocks.
     pub async fn buckets(
         &self,
@@ -194,6 +201,25 @@ impl<'a> Source<'a> {
             }
         }
         Ok(seen)
+    }
+
+    /// A hash of some columns of single rows, each in the place of its key; none where one of them is NULL.
+    pub async fn values(&self, keys: &[Key], columns: &[String]) -> Result<Vec<Option<String>>, Fault> {
+        let columns: Vec<String> = columns.iter().map(|name| format!("t.{}", quote::ident(name))).collect();
+        let columns = columns.join(", ");
+        let hash = hash_of(&columns, self.hash_is_plain());
+        let sql = format!(
+            "select w.n, case when num_nulls({columns}) = 0 then {hash} end from {}",
+            self.by_key("$1::text::jsonb")
+        );
+        let rows = self.client.query(&sql, &[&json(keys)]).await.map_err(|e| pg::client::fault(&e))?;
+        let mut values = vec![None; keys.len()];
+        for row in rows {
+            if let Some(place) = place(row.get(0)).and_then(|place| values.get_mut(place)) {
+                *place = row.get(1);
+            }
+        }
+        Ok(values)
     }
 
     /// Whether a commit may be in the WAL that nobody sees yet, because it waits for a synchronous standby.

@@ -24,12 +24,14 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
     let target =
         rest::Client::new(&rest::Settings { url, key, ca_pem: None, timeout: Duration::from_secs(65) }).unwrap();
     reconcile::Settings {
+        reading: reconcile::Reading::Digests,
         url: Url::parse(&rig.pair.source.url("postgres")).unwrap(),
         target,
         route: "to_supabase".into(),
         range_bytes: 1_000_000,
         rows_per_second: 0,
         listed: 10_000,
+        foreign_keys_act: true,
         keep_surplus: false,
     }
 }
@@ -51,7 +53,7 @@ pub async fn verify(rig: &Rig, names: &[TableName]) -> Vec<TableReport> {
 pub struct Route {
     parts: JoinSet<()>,
     inlet: Inlet,
-    settings: reconcile::Settings,
+    pub settings: reconcile::Settings,
     tables: Vec<Table>,
     /// Alive for as long as the route.
     _stop: watch::Sender<bool>,

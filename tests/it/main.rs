@@ -30,6 +30,7 @@ mod random_schemas;
 mod receiver;
 mod reconcile;
 mod reconcile_recovery;
+mod reconcile_tables;
 mod recovery;
 mod replay;
 mod rig;
