@@ -19,6 +19,7 @@ mod jobs;
 mod large;
 mod largest;
 mod life;
+mod ops;
 mod park;
 mod random_schemas;
 mod reconcile;
