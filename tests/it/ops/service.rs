@@ -30,25 +30,25 @@ async fn systemd_hears_that_it_is_ready_lives_and_stops() {
     rig.env.push(("WATCHDOG_USEC".into(), "3000000".into()));
     rig.start();
     let mut heard = Vec::new();
-    let mut hears = async |what: &str, least: usize| {
+    let hears = async |what: &str, least: usize, heard: &mut Vec<String>| {
         until(what, async || {
             heard.extend(said(&manager));
             heard.iter().filter(|line| line.starts_with(what)).count() >= least
         })
         .await;
     };
-    hears("READY=1", 1).await;
-    hears("STATUS=in step", 1).await;
-    hears("WATCHDOG=1", 3).await;
+    hears("READY=1", 1, &mut heard).await;
+    hears("STATUS=in step", 1, &mut heard).await;
+    hears("WATCHDOG=1", 3, &mut heard).await;
     rig.pair.supabase.gateway.faults().down().await;
     rig.pair.source.execute("insert into item values (1)").await.unwrap();
-    hears("STATUS=not in step", 1).await;
+    hears("STATUS=not in step", 1, &mut heard).await;
     let before = heard.iter().filter(|line| *line == "WATCHDOG=1").count();
-    hears("WATCHDOG=1", before + 2).await; // a target that is away is no reason to be started again
+    hears("WATCHDOG=1", before + 2, &mut heard).await; // a target that is away is no reason to be started again
     rig.pair.supabase.gateway.faults().up().await;
     signal(&rig, Signal::HUP);
-    hears("RELOADING=1", 1).await;
-    hears("READY=1", 2).await;
+    hears("RELOADING=1", 1, &mut heard).await;
+    hears("READY=1", 2, &mut heard).await;
     // A process that does not run does not say that it lives.
     signal(&rig, Signal::STOP);
     said(&manager);
