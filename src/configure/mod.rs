@@ -27,6 +27,8 @@ pub struct Configure {
     pub settings: Settings,
     /// To the service.
     pub changes: mpsc::Sender<Settings>,
+    /// Why they stay what they are, where nobody may change them.
+    pub fixed: Option<&'static str>,
 }
 
 impl Configure {
@@ -38,6 +40,9 @@ impl Configure {
                 SettingsAsk::Test { url, key } => {
                     self.test(url, key, reply, &room);
                     continue;
+                }
+                SettingsAsk::Save { .. } | SettingsAsk::Reload if self.fixed.is_some() => {
+                    Err(Refusal::Conflict(self.fixed.unwrap_or_default().into()))
                 }
                 SettingsAsk::Save { url, key } => self.save(url, key).await,
                 SettingsAsk::Reload => self.reload().await,
@@ -204,7 +209,7 @@ fn differs(name: &str, set: &[(&str, &str)]) -> bool {
 }
 
 fn invalid(field: &'static str, cause: impl Into<String>) -> Refusal {
-    Refusal::Invalid { field, cause: cause.into() }
+    Refusal::invalid(field, cause)
 }
 
 fn conflict(problem: Problem) -> Refusal {

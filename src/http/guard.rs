@@ -19,7 +19,9 @@ use subtle::ConstantTimeEq;
 
 use super::api::say;
 use super::lockout::Lockout;
-use super::session::{Id, Session, Sessions, digest};
+use super::record;
+pub(super) use super::session::digest;
+use super::session::{Id, Session, Sessions};
 use super::{POLICY, Shared};
 
 /// What is demanded of those who come.
@@ -106,6 +108,9 @@ pub(super) enum Refusal {
     /// The reading token wants something changed.
     Role,
 }
+
+/// How our own verbs begin to say who they are.
+const CLI: &str = "lockstep/";
 
 /// Without secrets: probes, the login, and the hook that has a secret of its own.
 const OPEN: [&str; 6] = ["/healthz", "/readyz", "/login", "/login.css", "/api/session", "/webhooks/supabase"];
@@ -218,7 +223,10 @@ impl Guard {
         if OPEN.contains(&path) {
             return Ok(None);
         }
-        let caller = self.caller(headers, peer, now)?;
+        let mut caller = self.caller(headers, peer, now)?;
+        if headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(CLI.as_bytes())) {
+            caller.who = format!("cli ({})", caller.who);
+        }
         if method.is_safe() {
             return Ok(Some(caller));
         }
@@ -260,10 +268,15 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
             match whole(body, most, shared.body_time).await {
                 Err(answer) => answer,
                 Ok(body) => {
-                    if let Some(caller) = caller {
-                        parts.extensions.insert(caller);
+                    let (method, path) = (parts.method.clone(), path.to_owned());
+                    if let Some(caller) = &caller {
+                        parts.extensions.insert(caller.clone());
                     }
-                    next.run(Request::from_parts(parts, body)).await
+                    let answer = next.run(Request::from_parts(parts, body)).await;
+                    if let Some(caller) = &caller {
+                        record::action(&shared.window.timeline, &method, &path, caller, &answer);
+                    }
+                    answer
                 }
             }
         }
@@ -347,7 +360,7 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
 }
 
 /// `localhost`, a name below it, or a loopback address, with any port.
-fn names_this_host(host: &str) -> bool {
+pub(super) fn names_this_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

@@ -147,7 +147,7 @@ declare! {
         tables_different: IntGauge "tables_different" "Tables that are known to differ and not repaired yet";
     }
     Route "Workflows" {
-        workflow_runs_recorded: IntCounter "workflow_runs_total" "Firings of workflows that were recorded";
+        workflow_runs_recorded: IntCounter "workflow_runs_recorded_total" "Firings of workflows that were recorded";
         workflow_tries: IntCounterVec "workflow_tries_total" { result: "delivered, again, dead" }
             "Tries to deliver a run, by what became of them";
         workflow_seconds: Histogram "workflow_seconds" "Seconds from sending a run to its answer";

@@ -30,7 +30,7 @@ pub async fn draw_when_asked(prometheus: &Prometheus, began: f64) {
             svg += &drawn(panel, &series);
         }
         svg += "</svg>\n";
-        std::fs::write(root().join(format!("docs/images/{name}.svg")), svg).unwrap();
+        std::fs::write(root().join(format!("docs/pictures/grafana-{name}.svg")), svg).unwrap();
     }
 }
 
