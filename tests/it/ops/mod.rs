@@ -4,6 +4,7 @@
 mod panels;
 mod picture;
 mod prometheus;
+mod rights;
 mod scrape;
 mod service;
 
