@@ -24,6 +24,7 @@ mod large;
 mod largest;
 mod life;
 mod lost_rows;
+mod ops;
 mod park;
 mod quick;
 mod random_schemas;
