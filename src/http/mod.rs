@@ -14,6 +14,7 @@ mod login;
 pub mod openapi;
 mod parked;
 mod record;
+mod runbook;
 mod session;
 mod settings;
 mod webhook;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{self, DefaultBodyLimit};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -157,6 +158,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
+        .route("/runbook", get(|| async { asset("text/html; charset=utf-8", runbook::page()) }))
         .route("/api/status", get(status))
         .route("/api/events", get(events::stream))
         .route("/api/verify", post(api::verify))
@@ -171,6 +173,9 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
         .merge(workflows::routes())
+        .method_not_allowed_fallback(|| async {
+            api::say(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way; GET /api/openapi.json says how")
+        })
         .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
@@ -184,7 +189,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn asset(kind: &'static str, text: &'static str) -> Response {
+fn asset(kind: &'static str, text: impl IntoResponse) -> Response {
     let headers: [(HeaderName, &str); 5] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -201,8 +206,11 @@ async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response
 
 async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
+    let parked = matches!(view.verdict, Verdict::Broken(_));
     // Probes need no token, so the reason names a class and no table, host or message.
-    match view.verdict {
+    match view.status.stream(view.now, shared.window.in_step_within) {
+        // Whoever looks after what is parked does it through this window: a probe must not close it.
+        Verdict::InStep if parked => (StatusCode::OK, "in step, but for what is parked\n".into()),
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),
@@ -222,8 +230,10 @@ async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCo
     }
 }
 
-async fn metrics_page() -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::get().render()).into_response()
+async fn metrics_page(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = metrics::Format::asked(accept);
+    ([(header::CONTENT_TYPE, format.content_type())], metrics::get().render(format)).into_response()
 }
 
 #[cfg(test)]
