@@ -47,8 +47,11 @@ async fn a_long_history_of_runs_is_as_quick_as_a_short_one() {
     // The rare ones are found as quickly.
     page.view("#/runs?state=dead").await;
     page.until(&rows(50), QUICK).await;
-    page.until("[...document.querySelectorAll('.runs tbody .state')].every((one) => one.innerText.includes('Given up'))", QUICK)
-        .await;
+    page.until(
+        "[...document.querySelectorAll('.runs tbody .state')].every((one) => one.innerText.includes('Given up'))",
+        QUICK,
+    )
+    .await;
     page.view("#/workflows").await;
     page.see_in("#view", "given up").await;
     println!("{runs} runs: {:?} for five looks", begun.elapsed());
