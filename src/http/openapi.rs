@@ -188,7 +188,8 @@ fn routes() -> Vec<Route> {
     let checks = json!({"type": "array", "items": reference("Check")});
     vec![
         Route::new("get", "/", "page", "The page").text("text/html"),
-        Route::new("get", "/page/{name}", "page", "A file that the page loads").text("text/javascript"),
+        Route::new("get", "/style.css", "page", "Its style").text("text/css"),
+        Route::new("get", "/app.js", "page", "Its script").text("text/javascript"),
         Route::new("get", "/login", "session", "The login page; leads on where none is needed")
             .text("text/html")
             .also(&[303])
