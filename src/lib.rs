@@ -32,3 +32,4 @@ pub mod scheduler;
 pub mod schema;
 pub mod status;
 pub mod types;
+pub mod workflows;

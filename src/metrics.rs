@@ -63,6 +63,17 @@ pub struct Metrics {
     /// By kind: `insert`, `update`, `delete`.
     pub reconcile_repaired: IntCounterVec,
     pub tables_different: IntGauge,
+    pub workflow_runs_recorded: IntCounter,
+    /// By result: `delivered`, `again`, `dead`.
+    pub workflow_tries: IntCounterVec,
+    pub workflow_seconds: Histogram,
+    pub workflow_waiting: IntGauge,
+    pub workflow_dead: IntGauge,
+    pub workflow_oldest_seconds: Gauge,
+    /// Enabled workflows that cannot run as they are written.
+    pub workflows_unfit: IntGauge,
+    /// Changes of which a workflow could not tell whether to act.
+    pub workflow_undecided: IntCounter,
     /// Stays 0: Lockstep drops nothing. It is there so that an alert can prove it.
     pub rows_dropped: IntCounter,
 }
@@ -145,12 +156,32 @@ impl Metrics {
             ),
             reconcile_repaired: counters(r, "reconcile_rows_repaired_total", "Rows that runs repaired", &["kind"]),
             tables_different: gauge(r, "tables_different", "Tables that are known to differ and not repaired yet"),
+            workflow_runs_recorded: counter(r, "workflow_runs_total", "Firings of workflows that were recorded"),
+            workflow_tries: counters(
+                r,
+                "workflow_tries_total",
+                "Tries to deliver a run, by what became of them",
+                &["result"],
+            ),
+            workflow_seconds: histogram(r, "workflow_seconds", "Seconds from sending a run to its answer"),
+            workflow_waiting: gauge(r, "workflow_waiting", "Runs that are not delivered yet; counted up to 100,000"),
+            workflow_dead: gauge(r, "workflow_dead", "Runs that were given up and wait for a replay; up to 100,000"),
+            workflow_oldest_seconds: float(r, "workflow_oldest_seconds", "Age of the oldest run that is not delivered"),
+            workflows_unfit: gauge(r, "workflows_unfit", "Enabled workflows that cannot run as they are written"),
+            workflow_undecided: counter(
+                r,
+                "workflow_undecided_total",
+                "Changes that do not tell what a workflow's condition asks: it did not act",
+            ),
             rows_dropped: counter(r, "rows_dropped_total", "Row changes given up; stays 0"),
             registry: registry.clone(),
         };
         metrics.lag_seconds.set(f64::NAN);
         for side in ["source", "target"] {
             metrics.connected.with_label_values(&[side]).set(0);
+        }
+        for result in ["delivered", "again", "dead"] {
+            metrics.workflow_tries.with_label_values(&[result]);
         }
         for class in ["source", "transient", "setup"] {
             metrics.retries.with_label_values(&[class]);

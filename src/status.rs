@@ -215,6 +215,36 @@ pub struct Jobs {
     pub last_success_at: Option<Timestamp>,
     /// Tables whose last comparison found differences that nobody has repaired since, and how many.
     pub different: BTreeMap<String, u64>,
+    /// Of each table that was ever compared, the last time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verified: BTreeMap<String, Verified>,
+}
+
+/// What is known to be in the target, table by table: what the table of sync states says.
+#[derive(Clone, Debug, Default)]
+pub struct Synced {
+    /// Everything that was committed before is in the target. It moves all the time.
+    pub reached: Option<Timestamp>,
+    pub tables: BTreeMap<String, SyncedTable>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedTable {
+    /// `completed` and the others.
+    pub status: &'static str,
+    pub error: Option<String>,
+    /// Rows that were ever synced, by this process and those before.
+    pub records: i64,
+    /// Of a table that is not in step: until when it was.
+    pub synced_at: Option<Timestamp>,
+}
+
+/// The last comparison of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    pub at: Timestamp,
+    /// As the history has it: `equal`, `repaired`, `different`, `unknown`.
+    pub result: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,6 +276,22 @@ pub struct View {
 impl View {
     pub fn new(status: Status, now: Timestamp, within: Duration) -> Self {
         Self { verdict: status.verdict(now, within), now, status, jobs: Jobs::default() }
+    }
+
+    /// Adds what comparisons know. Tables that are known to differ are not in step, however well everything flows.
+    pub fn with(mut self, jobs: Jobs) -> Self {
+        if self.verdict == Verdict::InStep
+            && let Some((first, rows)) = jobs.different.first_key_value()
+        {
+            let rows = if *rows == 1 { "1 row".into() } else { format!("{rows} rows") };
+            let more = match jobs.different.len() {
+                1 => String::new(),
+                many => format!(" and {} more tables", many - 1),
+            };
+            self.verdict = Verdict::Broken(format!("{rows} of {first}{more} differ until a run repairs them"));
+        }
+        self.jobs = jobs;
+        self
     }
 }
 
@@ -398,6 +444,18 @@ mod tests {
             let verdict = status.verdict(now, WITHIN);
             assert!(expected(&verdict), "damage {index} gave {verdict:?}");
         }
+    }
+
+    #[test]
+    fn tables_that_are_known_to_differ_are_not_in_step() {
+        let good = streaming();
+        let now = good.updated_at;
+        let mut jobs = Jobs::default();
+        let view = |jobs: &Jobs| View::new(good.clone(), now, WITHIN).with(jobs.clone());
+        assert_eq!(view(&jobs).verdict, Verdict::InStep);
+        jobs.different.insert("public.agents".into(), 2);
+        let Verdict::Broken(why) = view(&jobs).verdict else { panic!("in step, though rows differ") };
+        assert_eq!(why, "2 rows of public.agents differ until a run repairs them");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 /// Parts that may name less than their floor allows.
 const ONLY: &[(&str, &[&str])] = &[
     ("http", &["types", "clock", "metrics", "status"]),
-    ("config", &["types", "pg", "rest", "scheduler"]),
+    ("config", &["types", "pg", "rest", "scheduler", "workflows"]),
     ("lab", &["types", "clock", "pg"]),
 ];
 
@@ -228,6 +228,12 @@ fn the_example_file_holds_every_setting_and_its_default() {
     settings.supabase.ca_file = None;
     settings.http.token = None;
     settings.http.read_token = None;
+    settings.workflows.signing_secret = None;
+    settings.workflows.signing_secret_before = None;
+    settings.workflows.allow.clear();
+    settings.agent_api.url = None;
+    settings.agent_api.token = None;
+    settings.webhook.secret = None;
     settings.tables.include.clear();
     settings.tables.exclude.clear();
     settings.table.clear();

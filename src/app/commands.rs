@@ -50,6 +50,8 @@ impl Commands {
                 answer.map_err(|failure| unavailable(crate::apply::request_fault(&failure, 0)))
             }
             Command::Activity { kind, before, limit } => self.activity(kind.as_deref(), *before, *limit).await,
+            // They have a desk of their own.
+            Command::Workflow(_) => Err(Refusal::Unavailable("workflows have a desk of their own".into())),
             Command::Runs { limit } => {
                 let url = preflight::source_url(&self.settings).map_err(unavailable)?;
                 let runs = history::list(&url, *limit).await.map_err(unavailable)?;

@@ -11,12 +11,13 @@ use super::commands::Commands;
 use super::preflight;
 use super::route::Control;
 use super::timeline;
+use super::workflows::{self, Office};
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
 use crate::pg::Url;
 use crate::scheduler::Timetable;
-use crate::status::{Jobs, Status};
+use crate::status::{Jobs, Status, Synced};
 use crate::types::{Fault, JobView, Order, Timeline, Told};
 
 pub struct Crew {
@@ -24,6 +25,7 @@ pub struct Crew {
     commands: Commands,
     ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
+    office: Office,
     timeline: Option<(Url, bool, Boards, watch::Receiver<Status>)>,
 }
 
@@ -33,6 +35,12 @@ pub struct Boards {
     pub jobs: watch::Sender<Jobs>,
     pub book: watch::Sender<Vec<JobView>>,
     pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
+    /// What is known to be in the target.
+    pub synced: watch::Sender<Synced>,
+    /// How many live views are open.
+    pub watchers: watch::Sender<usize>,
+    /// Wishes about workflows, which have a desk of their own.
+    pub wishes: Arc<Mutex<mpsc::Receiver<Order>>>,
     pub timeline: Timeline,
     pub told: Arc<Mutex<Told>>,
 }
@@ -41,6 +49,7 @@ pub struct Boards {
 pub struct AtWork {
     others: JoinSet<()>,
     keeper: Option<(JoinHandle<()>, watch::Sender<bool>)>,
+    office: workflows::AtWork,
 }
 
 /// The route waits so long for the sync states to be marked as unknown; a source that does not answer is not its fault.
@@ -55,9 +64,11 @@ impl Crew {
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
         let (asks, asked) = mpsc::channel(4);
-        let Boards { jobs, book, ordered, timeline, told: _ } = boards.clone();
+        let Boards { jobs, book, ordered, synced, watchers, wishes, timeline, told: _ } = boards.clone();
         let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
         let (look_again, _) = watch::channel(0);
+        let bell = crate::workflows::Bell::default();
+        let office = Office::new(settings, bell.clone(), wishes)?;
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -67,6 +78,7 @@ impl Crew {
             within: settings.http.in_step_within,
             status: status.subscribe(),
             jobs: jobs.subscribe(),
+            shown: synced,
         });
         let runner = Runner {
             asks: asked,
@@ -79,8 +91,9 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)), timeline };
-        Ok((Self { runner, commands, ordered, keeper, timeline: kept }, control))
+        let watchers = watchers.subscribe();
+        let control = Control { look_again, work: Arc::new(Mutex::new(works)), watchers, timeline, bell };
+        Ok((Self { runner, commands, ordered, keeper, office, timeline: kept }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
@@ -92,12 +105,13 @@ impl Crew {
             others.spawn(timeline::write(url, create, told));
             others.spawn(timeline::observe(timeline, status, book.subscribe()));
         }
-        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
+        let office = self.office.begin();
+        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None, office } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let keeper = tokio::spawn(keeper.run(begun, closing));
         let _ = tokio::time::timeout(BEGIN, seen.wait_for(|&begun| begun)).await;
-        AtWork { others, keeper: Some((keeper, close)) }
+        AtWork { others, keeper: Some((keeper, close)), office }
     }
 }
 
@@ -105,6 +119,7 @@ impl AtWork {
     /// The route has ended: jobs end with it, and the sync states say so.
     pub async fn end(mut self) {
         self.others.abort_all();
+        self.office.end().await;
         if let Some((keeper, close)) = self.keeper {
             close.send_replace(true);
             let _ = tokio::time::timeout(END, keeper).await;

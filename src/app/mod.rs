@@ -8,6 +8,7 @@ mod evolve;
 pub(crate) mod judge;
 mod lane;
 pub(crate) mod preflight;
+mod pulse;
 pub(crate) mod recovery;
 mod report;
 mod route;
@@ -15,6 +16,7 @@ mod service;
 mod tables;
 mod timeline;
 mod way;
+mod workflows;
 
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ pub(crate) use route::same_source;
 use route::{Control, Ended};
 pub use service::{Outside, serve};
 use tables::Refused;
+pub use workflows::ask as ask_workflows;
 
 async fn supervise(
     settings: &Settings,

@@ -16,7 +16,7 @@ use super::preflight::{self, Greeting, Hello};
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
-use super::{evolve, recovery};
+use super::{evolve, pulse, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
@@ -28,6 +28,7 @@ use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
 use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
+use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -59,8 +60,12 @@ pub struct Control {
     pub look_again: watch::Sender<u64>,
     /// Tables to compare. Whichever life of the route runs takes them.
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    /// How many live views are open.
+    pub watchers: watch::Receiver<usize>,
     /// Where it is told what happens.
     pub timeline: Timeline,
+    /// Rung when a run of a workflow was recorded.
+    pub bell: Bell,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -265,6 +270,16 @@ async fn stream(
     parts.spawn_on(capturing, lane.handle());
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
+    let link = match settings.workflows.enabled {
+        true => {
+            let (recorder, asks, rules) =
+                Recorder::open(super::workflows::settings(settings)?, control.bell.clone()).await?;
+            parts.spawn(recorder.run());
+            Some(Link { asks, rules, keys: keys.clone() })
+        }
+        false => None,
+    };
+    let queued = Tap::new(queued, link, checkpoint);
     let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     let gathering = async move {
         // The pipeline ends early only when apply is gone, and apply says why.
@@ -329,6 +344,7 @@ async fn stream(
         }
     });
 
+    let (felt, feeling) = watch::channel(None);
     let watching = watch_slot(&source, &settings.source.slot);
     let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
@@ -354,7 +370,8 @@ async fn stream(
     let deadline = deadline(shutdown, settings.shutdown.deadline);
     tokio::select! {
         end = &mut ended => end,
-        never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
+        never = report.keep(progress_seen, settled_seen, held, feeling, happened) => match never {},
+        never = pulse::watch(&target, control.watchers.clone(), &felt) => match never {},
         never = watching => match never {},
         never = turning => match never {},
         () = deadline => {

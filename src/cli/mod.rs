@@ -14,6 +14,8 @@ mod setup;
 mod status;
 mod tables;
 mod verify;
+mod webhooks;
+mod workflow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +59,8 @@ enum Verb {
     Data(data::Args),
     /// What runs of comparison found and repaired, the newest first
     Runs(tables::RunsArgs),
+    /// Workflows: what there is, what became of their runs; create, test, replay
+    Workflow(workflow::Args),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
@@ -153,6 +157,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
         Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
         Verb::Data(args) => wait(data::run(args, &settings()?)),
         Verb::Runs(args) => wait(tables::runs(args, &settings()?)),
+        Verb::Workflow(args) => wait(workflow::run(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),

@@ -5,8 +5,11 @@
 mod accept;
 mod activity;
 mod api;
+mod asked;
+mod assets;
 mod events;
 mod guard;
+mod live;
 mod lockout;
 mod login;
 pub mod openapi;
@@ -14,6 +17,8 @@ mod parked;
 mod record;
 mod session;
 mod settings;
+mod webhook;
+mod workflows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Jobs, State, Status, Verdict, View};
+use crate::status::{Jobs, State, Status, Synced, Verdict, View};
 use crate::types::{Fault, JobView, Order, SettingsOrder, Timeline};
 pub use guard::Access;
 
@@ -46,8 +51,15 @@ pub struct Window {
     pub settings: mpsc::Sender<SettingsOrder>,
     /// What is demanded of those who come.
     pub access: Access,
+    /// What is known to be in the target, table by table.
+    pub synced: watch::Receiver<Synced>,
+    /// Counts the live views that are open.
+    pub watchers: watch::Sender<usize>,
     /// Where it is told what people do.
     pub timeline: Timeline,
+    /// Where wishes about workflows go.
+    pub workflows: mpsc::Sender<Order>,
+    pub webhook: Webhook,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -58,7 +70,39 @@ impl Window {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
         let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
         let access = Access { token, ..Access::default() };
-        Self { status, jobs, book, orders, settings, access, timeline: Timeline::new().0, in_step_within }
+        let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
+        let timeline = Timeline::new().0;
+        let (workflows, webhook) = (mpsc::channel(1).0, Webhook::default());
+        Self {
+            status,
+            jobs,
+            book,
+            orders,
+            settings,
+            workflows,
+            webhook,
+            access,
+            synced,
+            watchers,
+            timeline,
+            in_step_within,
+        }
+    }
+}
+
+/// How Supabase's webhooks are let in.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub secret: Option<SecretString>,
+    pub header: String,
+    pub max_bytes: usize,
+    pub per_second: u32,
+}
+
+impl Default for Webhook {
+    /// Closed to everyone but this host.
+    fn default() -> Self {
+        Self { secret: None, header: "x-lockstep-secret".into(), max_bytes: 1 << 20, per_second: 100 }
     }
 }
 
@@ -89,12 +133,13 @@ struct Shared {
     live: Arc<Semaphore>,
     /// How long a request's body may take.
     body_time: Duration,
+    gate: webhook::Gate,
 }
 
 impl Shared {
     fn view(&self) -> View {
         let view = View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within);
-        View { jobs: self.window.jobs.borrow().clone(), ..view }
+        view.with(self.window.jobs.borrow().clone())
     }
 }
 
@@ -102,11 +147,11 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time });
+    let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
+    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
-        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
-        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
-        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/", get(assets::document))
+        .route("/page/{name}", get(assets::file))
         .route("/login", get(login::page))
         .route("/login.css", get(login::style))
         .route("/api/session", get(login::show).post(login::open).delete(login::close))
@@ -126,6 +171,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
+        .merge(workflows::routes())
         .method_not_allowed_fallback(|| async {
             api::say(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way; GET /api/openapi.json says how")
         })
@@ -133,6 +179,8 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        // It has a secret and limits of its own, and no session.
+        .route(webhook::PATH, post(webhook::receive).layer(DefaultBodyLimit::disable()))
         .with_state(shared)
 }
 

@@ -8,3 +8,5 @@ pub mod runs;
 pub mod source;
 pub mod sync_state;
 pub mod teardown;
+pub mod workflow_runs;
+pub mod workflows;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Job, ParkedAction, ParkedWish, Progress, TableReport};
+use super::{Job, ParkedAction, ParkedWish, Progress, TableReport, WorkflowWish};
 
 /// One wish. Tables are named as people write them: `agents` or `public.agents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +24,19 @@ pub enum Command {
     Activity { kind: Option<String>, before: Option<i64>, limit: u32 },
     /// Rows that Supabase refused: listed, tried again, given up.
     Parked(ParkedWish),
+    /// Workflows and their runs.
+    Workflow(WorkflowWish),
 }
 
 impl Command {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
-        matches!(
-            self,
-            Self::Runs { .. }
-                | Self::Activity { .. }
-                | Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. })
-        )
+        match self {
+            Self::Runs { .. } | Self::Activity { .. } => true,
+            Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }) => true,
+            Self::Workflow(wish) => wish.only_looks(),
+            _ => false,
+        }
     }
 
     /// For the time line: what is wanted, and of which tables.
@@ -47,6 +49,7 @@ impl Command {
             Self::Resync { table } => ("resync", vec![table.clone()]),
             Self::Runs { .. } => ("look at the runs", Vec::new()),
             Self::Activity { .. } => ("look at the time line", Vec::new()),
+            Self::Workflow(wish) => (wish.said(), Vec::new()),
             Self::Parked(ParkedWish { action, choice }) => {
                 let what = match action {
                     ParkedAction::List { .. } => "look at what is parked",

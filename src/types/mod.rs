@@ -16,6 +16,7 @@ mod settings;
 mod snapshot;
 mod table;
 mod tuple;
+mod workflow;
 
 pub use activity::{Activity, Entry, Timeline, Told};
 pub use api_key::{ApiKey, ApiKeyKind};
@@ -33,3 +34,4 @@ pub use settings::{SettingsAsk, SettingsOrder};
 pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};
+pub use workflow::{ReplayAsked, RunsAsked, WorkflowWish};
