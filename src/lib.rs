@@ -15,6 +15,7 @@ pub mod app;
 pub mod apply;
 pub mod capture;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod configure;
 pub mod doctor;

@@ -9,7 +9,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::commands::Commands;
 use super::preflight;
+use super::pulse::Pulse;
 use super::route::Control;
+use super::source_watch::SourceWatch;
 use super::timeline;
 use super::workflows::{self, Office};
 use crate::config::Settings;
@@ -25,6 +27,7 @@ pub struct Crew {
     commands: Commands,
     ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
+    source_watch: SourceWatch,
     office: Office,
     timeline: Option<(Url, bool, Boards, watch::Receiver<Status>)>,
 }
@@ -35,6 +38,7 @@ pub struct Boards {
     pub jobs: watch::Sender<Jobs>,
     pub book: watch::Sender<Vec<JobView>>,
     pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
+    pub pulse: Pulse,
     /// What is known to be in the target.
     pub synced: watch::Sender<Synced>,
     /// How many live views are open.
@@ -64,7 +68,7 @@ impl Crew {
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
         let (asks, asked) = mpsc::channel(4);
-        let Boards { jobs, book, ordered, synced, watchers, wishes, timeline, told: _ } = boards.clone();
+        let Boards { jobs, book, ordered, synced, watchers, wishes, timeline, told: _, pulse } = boards.clone();
         let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
         let (look_again, _) = watch::channel(0);
         let bell = crate::workflows::Bell::default();
@@ -80,6 +84,8 @@ impl Crew {
             jobs: jobs.subscribe(),
             shown: synced,
         });
+        let (clock, known) = watch::channel(None);
+        let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
         let runner = Runner {
             asks: asked,
             work,
@@ -91,15 +97,16 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let watchers = watchers.subscribe();
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)), watchers, timeline, bell };
-        Ok((Self { runner, commands, ordered, keeper, office, timeline: kept }, control))
+        let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
+        let control = Control { look_again, clock: known, pulse, work, watchers, timeline, bell };
+        Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
     pub async fn begin(self) -> AtWork {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
+        others.spawn(async { match self.source_watch.keep().await {} });
         others.spawn(self.commands.serve(self.ordered));
         if let Some((url, create, Boards { book, timeline, told, .. }, status)) = self.timeline {
             others.spawn(timeline::write(url, create, told));

@@ -1,47 +1,72 @@
-//! Asks the target now and then whether it is there: without changes nothing is sent, and nobody would notice that it is
-//! gone. Only while somebody looks at the page, who sees it then within moments; otherwise the next change tells.
+//! Whether the engine lives: each thread that the stream needs says so every second, and one that has not for a minute
+//! is stuck. A target that is away for hours is no reason to die; a part that no longer runs is.
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-use tokio::time::Instant;
+/// Long against every pause of a healthy thread: planning the largest batch holds one for a second or two.
+const STUCK: Duration = Duration::from_secs(60);
+const BEAT: Duration = Duration::from_secs(1);
 
-use crate::rest;
+/// The hearts that beat now. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Pulse(Arc<Mutex<Vec<Arc<Mutex<Instant>>>>>);
 
-/// Whoever looks is told within three seconds: half of it is the page's.
-const EVERY: Duration = Duration::from_secs(1);
-/// An answer that takes longer than this is none, for somebody who looks.
-const PATIENCE: Duration = Duration::from_millis(1500);
-
-/// Keeps `pulse` true: why the target does not answer, or nothing. `watchers` counts the views that are open.
-pub async fn watch(
-    client: &rest::Client,
-    mut watchers: watch::Receiver<usize>,
-    pulse: &watch::Sender<Option<String>>,
-) -> Infallible {
-    loop {
-        if *watchers.borrow_and_update() == 0 {
-            tell(pulse, None);
-            if watchers.wait_for(|&many| many > 0).await.is_err() {
-                return std::future::pending().await; // nobody can look any more
-            }
+impl Pulse {
+    /// Beats for as long as it is polled, on the thread that polls it.
+    pub async fn beat<T>(&self) -> T {
+        let heart = Arc::new(Mutex::new(Instant::now()));
+        self.hearts().push(heart.clone());
+        let _gone = Gone(self.clone(), heart.clone());
+        loop {
+            *heart.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            tokio::time::sleep(BEAT).await;
         }
-        let begun = Instant::now();
-        let cause = match tokio::time::timeout(PATIENCE, client.reach()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(failure)) => Some(failure.to_string()),
-            Err(_) => Some(format!("no answer within {PATIENCE:?}")),
+    }
+
+    /// Whether all of them do. Before the first one there is nothing that could be stuck.
+    pub fn beats(&self, now: Instant) -> bool {
+        let stuck = |heart: &Arc<Mutex<Instant>>| {
+            now.saturating_duration_since(*heart.lock().unwrap_or_else(PoisonError::into_inner)) > STUCK
         };
-        tell(pulse, cause);
-        tokio::time::sleep_until(begun + EVERY).await;
+        !self.hearts().iter().any(stuck)
+    }
+
+    fn hearts(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Mutex<Instant>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn tell(pulse: &watch::Sender<Option<String>>, cause: Option<String>) {
-    pulse.send_if_modified(|known| {
-        let news = *known != cause;
-        *known = cause;
-        news
-    });
+/// A part that has ended properly is not stuck.
+struct Gone(Pulse, Arc<Mutex<Instant>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.hearts().retain(|heart| !Arc::ptr_eq(heart, &self.1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_stands_still_is_noticed_and_one_that_has_ended_is_not_missed() {
+        let pulse = Pulse::default();
+        let later = || Instant::now() + STUCK + BEAT;
+        assert!(pulse.beats(later()), "nothing runs yet");
+        let (one, two) = (pulse.clone(), pulse.clone());
+        let first = tokio::spawn(async move { one.beat::<()>().await });
+        let second = tokio::spawn(async move { two.beat::<()>().await });
+        while pulse.hearts().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(pulse.beats(Instant::now()));
+        assert!(!pulse.beats(later()), "nobody has beaten for a minute");
+        for part in [first, second] {
+            part.abort();
+            let _ = part.await;
+        }
+        assert!(pulse.beats(later()) && pulse.hearts().is_empty());
+    }
 }

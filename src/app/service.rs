@@ -1,6 +1,7 @@
 //! What lives as long as the process: the window, and within it one life after the other of the route and its crew.
 //! New settings end a life cleanly and begin the next one; the window stays up, and shows that.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,10 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
 use super::crew::{Boards, Crew};
+use super::notify::{self, Manager};
+use super::pulse::Pulse;
 use super::route::ROUTE;
+use super::vitals::Vitals;
 use super::{preflight, publish, report, supervise, timeline};
 use crate::config::Settings;
 use crate::http;
@@ -56,6 +60,7 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         jobs: watch::Sender::new(Jobs::default()),
         book: watch::Sender::new(Vec::new()),
         ordered: Arc::new(Mutex::new(ordered)),
+        pulse: Pulse::default(),
         wishes: Arc::new(Mutex::new(wished)),
         synced: watch::Sender::new(Synced::default()),
         watchers: watch::Sender::new(0),
@@ -88,7 +93,14 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     // The window stays open while the route drains, and closes behind it.
     let (close, closing) = watch::channel(false);
     let window = tokio::spawn(http::serve(listener, window, closing));
-    let end = Service { status, boards, changes: outside.changes, shutdown }.lives(settings).await;
+    let (within, pulse) = (settings.http.in_step_within, boards.pulse.clone());
+    let vitals = Vitals { status: status.subscribe(), within, pulse: pulse.clone(), manager: Manager::find() };
+    let vitals = tokio::spawn(vitals.keep());
+    let end = tokio::select! {
+        end = Service { status, boards, changes: outside.changes, shutdown }.lives(settings) => end,
+        never = pulse.beat::<Infallible>() => match never {},
+    };
+    vitals.abort();
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
     if let (url, create, true) = kept {
@@ -170,7 +182,10 @@ impl Service {
                 let stopped = *stop.borrow();
                 tokio::select! {
                     end = route.as_mut() => break end,
-                    _ = self.shutdown.wait_for(|&stop| stop), if !stopped => { stop.send_replace(true); }
+                    _ = self.shutdown.wait_for(|&stop| stop), if !stopped => {
+                        notify::stopping();
+                        stop.send_replace(true);
+                    }
                     // The newest counts, should more come while the route drains.
                     Some(settings) = self.changes.recv() => {
                         stop.send_replace(true);

@@ -158,6 +158,7 @@ impl Configure {
 
     async fn reload(&mut self) -> Result<Value, Refusal> {
         let settings = config::load(self.file.as_deref()).map_err(conflict)?;
+        settings.source.url().map_err(conflict)?;
         self.turn(settings).await?;
         Ok(self.show())
     }

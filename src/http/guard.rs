@@ -261,7 +261,7 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
             refused(refusal, page)
         }
         Ok(caller) => match whole(body, BODY_BYTES, shared.body_time).await {
-            Err(answer) => answer,
+            Err(answer) => *answer,
             Ok(body) => {
                 let (method, path) = (parts.method.clone(), path.to_owned());
                 if let Some(caller) = &caller {
@@ -286,14 +286,14 @@ pub(super) fn peer(extensions: &axum::http::Extensions) -> IpAddr {
 }
 
 /// The whole body, within its limits: what works on it afterwards waits for nobody.
-async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Response> {
+async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Box<Response>> {
     match tokio::time::timeout(time, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => Ok(Body::from(bytes)),
         Ok(Err(_)) => {
             let cause = format!("the body is larger than {most} bytes, or it broke off");
-            Err(say(StatusCode::PAYLOAD_TOO_LARGE, &cause))
+            Err(Box::new(say(StatusCode::PAYLOAD_TOO_LARGE, &cause)))
         }
-        Err(_) => Err(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Err(_) => Err(Box::new(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))),
     }
 }
 

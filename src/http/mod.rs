@@ -15,6 +15,7 @@ mod login;
 pub mod openapi;
 mod parked;
 mod record;
+mod runbook;
 mod session;
 mod settings;
 mod webhook;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{self, DefaultBodyLimit};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -158,6 +159,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
+        .route("/runbook", get(|| async { asset("text/html; charset=utf-8", runbook::page()) }))
         .route("/api/status", get(status))
         .route("/api/events", get(events::stream))
         .route("/api/verify", post(api::verify))
@@ -188,7 +190,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn asset(kind: &'static str, text: &'static str) -> Response {
+fn asset(kind: &'static str, text: impl IntoResponse) -> Response {
     let headers: [(HeaderName, &str); 5] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -226,8 +228,10 @@ async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCo
     }
 }
 
-async fn metrics_page() -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::get().render()).into_response()
+async fn metrics_page(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = metrics::Format::asked(accept);
+    ([(header::CONTENT_TYPE, format.content_type())], metrics::get().render(format)).into_response()
 }
 
 #[cfg(test)]
