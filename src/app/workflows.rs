@@ -1,7 +1,9 @@
 //! What the settings mean for workflows, and the people who work on them beside the route.
 
 use secrecy::ExposeSecret;
-use tokio::sync::{mpsc, watch};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::preflight;
@@ -45,7 +47,7 @@ pub fn settings(settings: &Settings) -> Result<workflows::Settings, Fault> {
 pub struct Office {
     courier: Option<Courier>,
     desk: Option<Desk>,
-    orders: mpsc::Receiver<Order>,
+    orders: Arc<Mutex<mpsc::Receiver<Order>>>,
 }
 
 /// The office at work.
@@ -55,17 +57,14 @@ pub struct AtWork {
 }
 
 impl Office {
-    /// Also where its orders go.
-    pub fn new(config: &Settings, bell: Bell) -> Result<(Self, mpsc::Sender<Order>), Fault> {
-        // Webhooks come in bursts; what finds no room is asked to come back.
-        let (orders, ordered) = mpsc::channel(64);
+    pub fn new(config: &Settings, bell: Bell, orders: Arc<Mutex<mpsc::Receiver<Order>>>) -> Result<Self, Fault> {
         let (mut courier, mut desk) = (None, None);
         if config.workflows.enabled {
             let settings = settings(config)?;
             desk = Some(Desk::new(settings.clone(), bell.clone())?);
             courier = Some(Courier { settings, bell });
         }
-        Ok((Self { courier, desk, orders: ordered }, orders))
+        Ok(Self { courier, desk, orders })
     }
 
     pub fn begin(self) -> AtWork {
@@ -93,7 +92,8 @@ impl AtWork {
 }
 
 /// Where workflows are switched off, that is the answer.
-async fn closed(mut orders: mpsc::Receiver<Order>) {
+async fn closed(orders: Arc<Mutex<mpsc::Receiver<Order>>>) {
+    let mut orders = orders.lock().await;
     while let Some(order) = orders.recv().await {
         let cause = "workflows are switched off: set workflows.enabled, or LOCKSTEP_WORKFLOWS=true";
         let _ = order.reply.send(Err(Refusal::Unavailable(cause.into())));

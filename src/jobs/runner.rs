@@ -172,6 +172,20 @@ impl Runner {
                 jobs.last_success_at = view.finished_at;
             }
         });
+        let metrics = crate::metrics::get();
+        let told = view.state == JobState::Done
+            && !view.reports.iter().any(|report| matches!(report.verdict, Verdict::Unknown { .. }));
+        let result = if well {
+            "equal"
+        } else if told {
+            "different"
+        } else {
+            "failed"
+        };
+        metrics.reconcile_runs.with_label_values(&[result]).inc();
+        metrics.reconcile_last_run.set(view.finished_at.map(|at| at.as_second() as f64));
+        let took = view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
+        metrics.reconcile_duration.set(took);
         self.note(&view);
         self.metrics();
     }
@@ -322,6 +336,7 @@ impl Runner {
         for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
             metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
         }
+        metrics.table_repaired.with_label_values(&[metrics.table(&name)]).inc_by(report.repaired());
         match &report.verdict {
             Verdict::Equal if found == 0 => tracing::debug!(table = %name, rows = report.rows, "equal"),
             Verdict::Equal => info!(table = %name, found, repaired = report.repaired(), "repaired"),
@@ -340,14 +355,17 @@ impl Runner {
             (jobs.next_at, jobs.queued) = (next_at, queued);
             before != (next_at, queued)
         });
-        crate::metrics::get().reconcile_next.set(next_at.map_or(0, Timestamp::as_second));
+        crate::metrics::get().reconcile_next.set(next_at.map(|at| at.as_second() as f64));
+        crate::metrics::get()
+            .reconcile_interval
+            .set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
     }
 
     fn metrics(&self) {
         let jobs = self.jobs.borrow();
         let metrics = crate::metrics::get();
         metrics.reconcile_running.set(0);
-        metrics.reconcile_last_success.set(jobs.last_success_at.map_or(0, Timestamp::as_second));
+        metrics.reconcile_last_success.set(jobs.last_success_at.map(|at| at.as_second() as f64));
         metrics.tables_different.set(jobs.different.len() as i64);
     }
 

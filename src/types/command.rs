@@ -54,12 +54,12 @@ pub enum Refusal {
     /// It makes no sense now.
     #[error("{0}")]
     Conflict(String),
+    /// A value that will not do, and the field that holds it.
+    #[error("{field}: {cause}")]
+    Invalid { field: String, cause: String },
     /// It cannot be done now, and may be later.
     #[error("{0}")]
     Unavailable(String),
-    /// What was sent is wrong, and where.
-    #[error("{field}: {cause}")]
-    Invalid { field: String, cause: String },
 }
 
 impl Refusal {

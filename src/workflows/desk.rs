@@ -2,11 +2,12 @@
 //! so it also serves the command line, whether or not a service runs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tracing::info;
 
 use super::action::{Action, Request};
@@ -41,7 +42,8 @@ impl Desk {
         Ok(Self { post: Post::new(&settings)?, settings, bell, open: None })
     }
 
-    pub async fn serve(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub async fn serve(mut self, orders: Arc<Mutex<mpsc::Receiver<Order>>>) {
+        let mut orders = orders.lock().await;
         while let Some(Order { command, reply }) = orders.recv().await {
             let Command::Workflow(wish) = command else {
                 let _ = reply.send(Err(Refusal::Unavailable("this is no wish about workflows".into())));
