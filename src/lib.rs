@@ -3,7 +3,7 @@
 //! Data flows down, imports point down (`tests/house` holds it):
 //!
 //! ```text
-//! cli ── doctor ── app ── config          know everyone; nobody knows them
+//! cli ── configure ── doctor ── app ── config     know everyone; nobody knows them
 //! workflows   reconcile   jobs            decide and repair
 //! capture │ pipeline │ apply              strangers to each other: they share nouns, never names
 //! ledger                                  our own tables
@@ -15,7 +15,9 @@ pub mod app;
 pub mod apply;
 pub mod capture;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod configure;
 pub mod doctor;
 pub mod http;
 pub mod jobs;

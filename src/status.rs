@@ -50,6 +50,11 @@ pub struct Status {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     Starting,
+    /// Settings are missing; the window takes them.
+    NotConfigured {
+        /// Their names, as in `.env`.
+        missing: Vec<String>,
+    },
     /// The rows that exist already are on their way.
     Copying,
     Streaming,
@@ -278,6 +283,9 @@ impl Status {
         match &self.state {
             State::Stopped { cause, .. } => return Verdict::Broken(cause.clone()),
             State::Waiting { cause } => return Verdict::Broken(cause.clone()),
+            State::NotConfigured { missing } => {
+                return Verdict::Broken(format!("not configured: {} is not set", missing.join(" and ")));
+            }
             State::Draining => return Verdict::Unknown("the service is stopping".into()),
             State::Starting => return Verdict::Behind("starting".into()),
             State::Copying | State::Streaming => {}

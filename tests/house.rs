@@ -21,8 +21,9 @@ const FLOORS: &[(u8, &[&str])] = &[
     (7, &["workflows", "reconcile", "jobs"]),
     (8, &["config"]), // beside the way: only app and cli know it
     (9, &["app"]),
-    (10, &["doctor"]), // says what app would say
-    (11, &["cli"]),
+    (10, &["doctor"]),    // says what app would say
+    (11, &["configure"]), // asks the doctor
+    (12, &["cli"]),
 ];
 
 /// Parts that may name less than their floor allows.
@@ -226,6 +227,7 @@ fn the_example_file_holds_every_setting_and_its_default() {
     settings.supabase.key = None;
     settings.supabase.ca_file = None;
     settings.http.token = None;
+    settings.http.read_token = None;
     settings.tables.include.clear();
     settings.tables.exclude.clear();
     settings.table.clear();

@@ -132,6 +132,7 @@ begin
     where c.route = request->>'route';
     update lockstep.copy c set done = false, cursor = null, rows = 0 where c.route = request->>'route';
   end if;
+  delete from lockstep.shape; -- what is not asked for any more does not stay for ever
   -- What lies there was laid down by an earlier start, and is sent again.
   if not request ? 'look' then
     delete from lockstep.stage s where s.route = request->>'route';
@@ -204,89 +205,121 @@ end $$;
 -- one.
 -- The body is named as `(select $1)`, which the planner cannot look into: it would read every literal once more, only to
 -- count its elements.
+-- One query makes it, for every batch pays for each one here.
 create or replace function lockstep.statement(relation regclass, part jsonb) returns text
 language plpgsql stable as $$
 declare
-  op text := part->>'op';
-  names text[];    -- quoted, in the order in which they travel
-  arrays text;     -- the functions that give them: unnest() by its full name, so each by itself
-  aliases text;    -- its columns: v1, v2, ..
-  vals text[];     -- the values, cast where they travel as text
-  key text[] := array(select quote_ident(k) from jsonb_array_elements_text(part->'key') k);
-  equal text[];    -- the operators that compare them
-  sorted text[];   -- the collations to do it by, where the column has one of its own: a hash join asks for it
-  generated text[]; -- identity columns that only an insert may set
-  fixed text;      -- that those outside the key are as they came
-  keys int := case op when 'rekey' then jsonb_array_length(part->'key') else 0 end;
-  assignments text;
-  matches text;
+  op constant text := part->>'op';
+  rest constant text := part->>'rest'; -- of rows with another identity: `unlike` finds them, `remove` and `add` replace
+                              -- them; `lost` gives the places of rows that are not here, or not with this identity
+  statement text;
 begin
-  with wanted as (
-    -- A changed key sends the old key's values first, then the row's.
-    select k as name, n as i from jsonb_array_elements_text(part->'key') with ordinality x(k, n) where op = 'rekey'
-    union all
-    select c, keys + n from jsonb_array_elements_text(part->'columns') with ordinality x(c, n)
-  ), typed as (
-    select w.i, quote_ident(w.name) as name, a.attidentity = 'a' as always,
-           -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
-           t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
-             or t.typdelim <> ',' as as_text,
-           -- Asked only where it may be another one: the question costs more than all the rest here.
-           case when part->'key' ? w.name and t.typnamespace <> 'pg_catalog'::regnamespace then lockstep.equals(t.oid)
-                else 'operator(pg_catalog.=)' end as eq,
-           case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end as coll,
-           format_type(t.oid, -1) as type, format_type(nullif(t.typarray, 0), -1) as array_type,
-           (part->'lengths'->>(w.i - 1)::int)::int as length
-    from wanted w
-    join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
-    join pg_type t on t.oid = a.atttypid
-  ), placed as (
-    select *, 1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
-    from typed
-  )
-  select array_agg(name order by i),
-         string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
-                           at, length, case when as_text then 'text[]' else array_type end), ', ' order by i),
-         string_agg('v' || i, ', ' order by i),
-         array_agg(case when as_text then format('v%s::%s', i, type) else 'v' || i end order by i),
-         array_agg(eq order by i), array_agg(coll order by i),
-         array_agg(name) filter (where always)
-  into names, arrays, aliases, vals, equal, sorted, generated
-  from placed;
-
-  if coalesce(cardinality(names), 0) <> jsonb_array_length(part->'lengths') then
+  statement := (
+    with typed as (
+      select w.i, quote_ident(w.name) as name, part->'key' ? w.name as is_key,
+             -- A changed key sends the old key's values first, then the row's.
+             op = 'rekey' and w.i <= jsonb_array_length(part->'key') as is_old,
+             a.attidentity = 'a' as always, -- an identity that only an insert may set
+             -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
+             t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+               or t.typdelim <> ',' as as_text,
+             format_type(t.oid, -1) as type, t.typarray, t.typnamespace, t.oid as type_oid,
+             -- For a comparison, where the column has one of its own: a hash join asks for it.
+             case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end as coll,
+             (part->'lengths'->>(w.i - 1)::int)::int as length
+      from jsonb_array_elements_text(case op when 'rekey' then part->'key' || (part->'columns') else part->'columns' end)
+             with ordinality w (name, i)
+      join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
+      join pg_type t on t.oid = a.atttypid
+    ), parts as (
+      select count(*) as there,
+        string_agg(name, ', ' order by i) as names,
+        -- The functions that give the values, unnest() by its full name, so each by itself; and their columns: v1, v2, ..
+        string_agg(format('pg_catalog.unnest(pg_catalog.convert_from(substring((select $1) from %s for %s), ''UTF8'')::%s)',
+          at, length, case when as_text then 'text[]' else format_type(typarray, -1) end), ', ' order by i) as arrays,
+        string_agg('v' || i, ', ' order by i) as aliases,
+        string_agg(val, ', ' order by i) as vals,
+        string_agg(name, ', ') filter (where is_key) as key,
+        -- The rows are found by key. Postgres compares keys by their own operators, as the source's index did.
+        string_agg(format('t.%s %s %s%s', name,
+          -- Asked only where it may be another one: the question costs more than all the rest here.
+          case when typnamespace = 'pg_catalog'::regnamespace then 'operator(pg_catalog.=)' else lockstep.equals(type_oid) end,
+          val, coll), ' and ' order by i) filter (where case op when 'rekey' then is_old else is_key end) as matches,
+        string_agg(format('%s = %s', name, case op when 'upsert' then 'excluded.' || name else val end), ', ' order by i)
+          filter (where not is_old and not always and (op = 'rekey' or not is_key)) as assignments,
+        -- No update may set a `generated always` identity: a row in which it changed is left alone, and lockstep.write,
+        -- which counts, sees to it. Under a changed key the identity may be a part of the key itself.
+        string_agg(format('%s is not distinct from %s',
+          case when is_key then (select 'v' || k.n from jsonb_array_elements_text(part->'key') with ordinality k (name, n)
+                                 where quote_ident(k.name) = typed.name) else 't.' || name end,
+          case when op = 'upsert' and coalesce(rest, 'add') = 'add' then 'excluded.' || name else val end), ' and ' order by i)
+          filter (where not is_old and always and (op = 'rekey' or not is_key)) as fixed
+      from (select *, case when as_text then format('v%s::%s', i, type) else 'v' || i end as val,
+              1 + coalesce(sum(length) over (order by i rows between unbounded preceding and 1 preceding), 0) as at
+            from typed) typed
+    )
+    select case
+      when there <> jsonb_array_length(part->'lengths') then null
+      when op = 'upsert' and coalesce(rest, 'add') = 'add' then
+        format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
+          relation, names, vals, arrays, aliases, key, case when rest is null and assignments is not null
+            then 'update set ' || assignments || coalesce(' where ' || fixed, '') else 'nothing' end)
+      when rest = 'lost' then
+        format('select pg_catalog.array_agg(u.n::pg_catalog.int4) from rows from (%s) with ordinality u (%s, n) where not exists (select from %s t where %s)',
+          arrays, aliases, lockstep.alone(relation), matches || coalesce(' and ' || fixed, ''))
+      when rest is not null then
+        format('%s %s t %s rows from (%s) u (%s) where %s and not (%s)',
+          case rest when 'remove' then 'delete from' else 'select from' end, lockstep.alone(relation),
+          case rest when 'remove' then 'using' else ',' end, arrays, aliases, matches, coalesce(fixed, 'true'))
+      when op = 'delete' then
+        format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches)
+      else
+        -- With nothing but the key there is only to look that the row is there.
+        format(case when assignments is null then 'select from %1$s t, rows from (%3$s) u (%4$s) where %5$s'
+                    else 'update %1$s t set %2$s from rows from (%3$s) u (%4$s) where %5$s' end,
+          lockstep.alone(relation), assignments, arrays, aliases, matches || coalesce(' and ' || fixed, ''))
+      end
+    from parts);
+  if statement is null then
     raise undefined_column using message = format('a column of %s is not there: %s', relation, part->>'columns');
   end if;
+  return statement;
+end $$;
 
-  if op = 'upsert' then
-    select string_agg(format('%s = excluded.%s', n, n), ', ') into assignments
-    from unnest(names) n where n <> all (key) and n <> all (coalesce(generated, '{}'));
-    -- No update may set such a column: a row in which it changed is left alone, and lockstep.apply notices.
-    select string_agg(format('t.%s is not distinct from excluded.%s', n, n), ' and ') into fixed
-    from unnest(generated) n where n <> all (key);
-    return format('insert into %s as t (%s) overriding system value select %s from rows from (%s) u (%s) on conflict (%s) do %s',
-      relation, array_to_string(names, ', '), array_to_string(vals, ', '), arrays, aliases, array_to_string(key, ', '),
-      coalesce('update set ' || assignments || coalesce(' where ' || fixed, ''), 'nothing'));
-  end if;
+-- Whether taking a row away does more than that: triggers (foreign keys that refer to the table are some), rules.
+create or replace function lockstep.delete_acts(relation regclass) returns boolean
+language plpgsql stable as $$
+begin
+  return current_setting('session_replication_role') <> 'replica' and lockstep.acts(relation) and exists (
+    select from (select relation as part union select p.relid from pg_partition_tree(relation) p) r
+    where exists (select from pg_trigger t where t.tgrelid = r.part and t.tgtype & 8 <> 0 and t.tgenabled in ('O', 'A'))
+      or exists (select from pg_rewrite w where w.ev_class = r.part and w.ev_type = '4'));
+end $$;
 
-  -- The rest finds its rows by key. Postgres compares keys by their own operators, as the source's index did.
-  select string_agg(format('t.%s %s %s%s', key[k], equal[i], vals[i], sorted[i]), ' and ' order by k)
-  into matches
-  from generate_subscripts(key, 1) k,
-       lateral (select case op when 'rekey' then k else array_position(names, key[k]) end) x (i);
-  if op = 'delete' then
-    return format('delete from %s t using rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
+-- Behind the statement of a group that touched fewer rows than came: sees to the rows whose `generated always` identity
+-- is another one at the source, which only a delete and an insert make so here too. How many rows are as they came.
+create or replace function lockstep.identify(part jsonb, vals bytea, relation regclass, touched bigint) returns bigint
+language plpgsql as $$
+declare
+  identity_column text := (
+    select a.attname from pg_attribute a
+    where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
+      and (part->>'op' = 'rekey' or not part->'key' ? a.attname::text) limit 1);
+begin
+  if identity_column is null
+    or lockstep.run(lockstep.statement(relation, part || '{"rest": "unlike"}'), vals) = 0
+  then
+    return touched;
+  elsif lockstep.delete_acts(relation) then
+    raise sqlstate '428C9' using column = identity_column, message = format(
+      'identity column %s of %s changed at the source; no update may set it here, and to delete the row would act on others',
+      identity_column, relation);
+  elsif part->>'op' <> 'upsert' then
+    return -1; -- what came is not the whole row, or had another key: it comes again, to be deleted and inserted
   end if;
-  select string_agg(format('%s = %s', names[i], vals[i]), ', ') into assignments
-  from generate_subscripts(names, 1) i
-  where i > keys and (op = 'rekey' or names[i] <> all (key))
-    -- An identity in the key is set, and refused, rather than left as it was.
-    and (names[i] <> all (coalesce(generated, '{}')) or names[i] = any (key));
-  if assignments is null then
-    -- Nothing but the key came: only look that the row is there.
-    return format('select from %s t, rows from (%s) u (%s) where %s', lockstep.alone(relation), arrays, aliases, matches);
-  end if;
-  return format('update %s t set %s from rows from (%s) u (%s) where %s', lockstep.alone(relation), assignments, arrays, aliases, matches);
+  perform lockstep.run(lockstep.statement(relation, part || '{"rest": "remove"}'), vals);
+  perform lockstep.run(lockstep.statement(relation, part || '{"rest": "add"}'), vals);
+  return (part->>'rows')::bigint;
 end $$;
 
 -- Runs a statement that writes. While rows are written the target's own triggers, checks and defaults run, and few of
@@ -302,19 +335,29 @@ begin
   return touched;
 end $$;
 
+-- The same for a statement that only looks, and answers with one array of numbers.
+create or replace function lockstep.numbers(statement text, vals bytea) returns int[]
+language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
+declare
+  found_numbers int[];
+begin
+  execute statement into found_numbers using vals;
+  return coalesce(found_numbers, '{}');
+end $$;
+
 create or replace function lockstep.settle() returns void
 language plpgsql set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   set constraints all immediate;
 end $$;
 
--- Writes one group. Raises what refuses it, and LS001 when a row to update is not there.
+-- Writes one group. How many rows were written; -1: of some only a part came, and the rest is not here (lockstep.lost
+-- says which). Raises what refuses it.
 create or replace function lockstep.write(route_name text, part jsonb, vals bytea, relation regclass) returns bigint
 language plpgsql as $$
 declare
   lacking text[] := lockstep.missing_rights(relation);
   touched bigint;
-  identity_column text;
 begin
   if relation is null then
     raise undefined_table using message = format('table %I.%I is not there', part->>'schema', part->>'table');
@@ -323,27 +366,35 @@ begin
       array_to_string(lacking, ', '), relation);
   end if;
   touched := lockstep.run(lockstep.statement(relation, part), vals);
-  if touched < (part->>'rows')::bigint then
-    if part->>'op' = 'upsert' then
-      -- Fewer than came: in a table of nothing but its key that is as it should be.
-      select a.attname into identity_column from pg_attribute a
-      where a.attrelid = relation and a.attidentity = 'a' and part->'columns' ? a.attname::text
-        and not part->'key' ? a.attname::text limit 1;
-      if identity_column is not null then
-        raise sqlstate '428C9' using column = identity_column,
-          message = format('identity column %s of %s changed at the source, and here no update may set it',
-            identity_column, relation);
-      end if;
-    elsif part->>'op' in ('patch', 'rekey') then
-      -- While a table is being copied, the row of a patch is brought by a later range.
-      if part->>'op' = 'rekey' or exists (select from lockstep.copy c where c.route = route_name
-            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done) then
-        raise sqlstate 'LS001' using message = format('%s rows of %s are not there to update',
-          (part->>'rows')::bigint - touched, relation);
-      end if;
+  if touched < (part->>'rows')::bigint and part->>'op' <> 'delete' then
+    touched := lockstep.identify(part, vals, relation, touched);
+    -- Upserts that wrote nothing: in a table of nothing but its key that is as it should be. While a table is being
+    -- copied, the row of a patch is brought by a later range.
+    if touched >= 0 and touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
+      or exists (select from lockstep.copy c where c.route = route_name
+            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done))
+    then
+      return -1;
     end if;
   end if;
   return touched;
+end $$;
+
+-- Which rows of a group can only be written once they came whole, at most so many: they are not here, have another
+-- identity, or are parked.
+create or replace function lockstep.lost(route_name text, part jsonb, vals bytea, relation regclass, most int) returns jsonb
+language plpgsql as $$
+declare
+  keys jsonb[] := lockstep.keys_of(part, vals);
+  places int[] := lockstep.numbers(lockstep.statement(relation, part || '{"rest": "lost"}'), vals);
+begin
+  return jsonb_build_object('schema', part->>'schema', 'table', part->>'table', 'keys', (
+    select coalesce(jsonb_agg(x.key), '[]') from (
+      select k.key from unnest(keys) with ordinality k (key, n)
+      where k.n = any (places) or exists (
+        select from lockstep.parked p where p.route = route_name and p.schema_name = part->>'schema'
+          and p.table_name = part->>'table' and p.id = md5(k.key::text))
+      order by k.n limit most) x));
 end $$;
 
 -- Applies one batch and moves the route's checkpoint, both or neither.
@@ -378,7 +429,9 @@ declare
   touched bigint;
   written bigint;
   deleted_nothing bigint;        -- rows that should have been there to delete
-  missing int[];                 -- groups whose row must be read again
+  lost jsonb;                    -- rows that must come whole
+  lost_rows int;
+  most_lost constant int := 1000; -- told at once: their whole rows must fit into the memory of who reads them again
   state text; message text; detail text; constraint_name text; column_name text; schema_of text; table_of text;
 begin
   select * into here from lockstep.checkpoint c where c.route = route_name for update;
@@ -423,7 +476,8 @@ begin
   suppress := header->>'triggers' = 'suppress';
   written := 0;
   deleted_nothing := 0;
-  missing := '{}';
+  lost := '[]';
+  lost_rows := 0;
   begin
     set constraints all deferred; -- values may change places among rows, as they did at the source
     if careful then
@@ -460,16 +514,19 @@ begin
       vals := substring(current from start for total);
       if careful then
         touched := lockstep.try(route_name, part, vals, relation, upto_major, upto_minor, number, aside);
-        if touched = -1 then
-          missing := missing || number;
-        end if;
+      elsif any_parked and lockstep.part_of_parked(route_name, part, vals) then
+        touched := -1;
       else
-        if any_parked then
-          perform lockstep.parked_before(route_name, part, vals);
-        end if;
         touched := lockstep.write(route_name, part, vals, relation);
         if any_parked then
           perform lockstep.parked_after(route_name, part, vals);
+        end if;
+      end if;
+      if touched = -1 then
+        lost := lost || lockstep.lost(route_name, part, vals, relation, most_lost - lost_rows);
+        lost_rows := lost_rows + jsonb_array_length(lost->-1->'keys');
+        if lost_rows >= most_lost then
+          raise sqlstate 'LS001';
         end if;
       end if;
       written := written + greatest(touched, 0);
@@ -485,10 +542,13 @@ begin
       from jsonb_array_elements(head->'copies') x
       on conflict (route, schema_name, table_name)
       do update set source_oid = excluded.source_oid, cursor = excluded.cursor, done = excluded.done, rows = excluded.rows, updated_at = excluded.updated_at;
+      -- Rows may have been refused only because others were still wrong.
+      update lockstep.parked p set next_at = now() from jsonb_array_elements(head->'copies') x
+      where p.route = route_name and p.schema_name = x->>'schema' and p.table_name = x->>'table' and (x->>'done')::boolean;
     end if;
     end loop;
-    if missing <> '{}' then
-      raise sqlstate 'LS001' using message = format('%s rows to update are not there, or set aside', cardinality(missing));
+    if lost <> '[]' then
+      raise sqlstate 'LS001';
     end if;
     if careful then
       perform lockstep.try_again(route_name, header, body, first, upto_major, upto_minor, aside);
@@ -517,10 +577,11 @@ begin
       get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
         constraint_name = constraint_name, column_name = column_name, schema_of = schema_name, table_of = table_name;
       return jsonb_build_object('group', number, 'sqlstate', state, 'message', left(message, 1000),
-        'detail', left(detail, 1000), 'groups', to_jsonb(missing),
+        'detail', left(detail, 1000), 'lost', lost,
         'constraint', constraint_name, 'column', column_name, 'schema', schema_of, 'table', table_of,
         -- Classes that pass by themselves are answered too: PostgREST would retry a raised 40001 for ever.
-        'status', case when state = 'LS001' then 'missing'
+        -- What refused a row may have missed one that was lost: those come first.
+        'status', case when state = 'LS001' or lost <> '[]' and state ~ '^(21|22|23|P0001|428C9)' then 'missing'
                        when state = 'LS002' then 'overflow'
                        when state = 'LS004' then 'unstaged'
                        when state ~ '^(40|53|55P03|57|58)' then 'retry' else 'refused' end);
@@ -565,7 +626,11 @@ end $$;
 -- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
-as $$ begin return lockstep.apply($1); end $$;
+as $$
+begin
+  -- A large one is not tried in vain.
+  return coalesce(case when octet_length($1) < 65536 then lockstep.quick($1) end, lockstep.apply($1));
+end $$;
 
 create or replace function public.lockstep_hello(request jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'

@@ -2,7 +2,7 @@
 --
 -- A row is set aside under its key, with the newest thing that the source did to it. From then on the row over here is
 -- not the source's: a change that brings it whole (or ends it) settles the matter, one that brings a part of it cannot,
--- and is answered with LS001, so that the row is read again from the source.
+-- and is answered with `missing`, so that the row is read again from the source.
 
 -- The keys of a group's rows, as the source wrote them; of a changed key, the old one.
 create or replace function lockstep.keys_of(part jsonb, vals bytea) returns jsonb[]
@@ -134,14 +134,14 @@ begin
   else
     begin
       touched := lockstep.write(route_name, part, vals, relation);
-      perform lockstep.parked_after(route_name, part, vals);
+      if touched >= 0 then
+        perform lockstep.parked_after(route_name, part, vals);
+      end if;
       return touched;
     exception when others then
       get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
         constraint_name = constraint_name, schema_of = schema_name, table_of = table_name;
-      if state = 'LS001' then
-        return -1;
-      elsif not (state ~ '^(22|23)' or state in ('P0001', '428C9', '21000')) then
+      if not (state ~ '^(22|23)' or state in ('P0001', '428C9', '21000')) then
         raise; -- not about the row
       end if;
       why := left(concat_ws('; ', message, nullif(detail, '')), 1000);
@@ -195,20 +195,54 @@ begin
     end loop;
     exit when not progress;
   end loop;
+  perform lockstep.change_places(route_name, header, body, starts, aside);
 end $$;
 
--- Before a set is written whose table may have parked rows: a part of such a row does not settle it.
-create or replace function lockstep.parked_before(route_name text, part jsonb, vals bytea) returns void
+-- What is left may stand in each other's way: unique values that changed places while their rows were not followed. Such
+-- rows go and come again together, where to delete them acts on nothing else and they have no column of this side alone.
+create or replace function lockstep.change_places(route_name text, header jsonb, body bytea, starts int[], aside jsonb)
+returns void
+language plpgsql as $$
+declare
+  steps int[]; relation regclass; at int; part jsonb; vals bytea[];
+begin
+  for relation, steps in
+    select lockstep.target(p.schema_name, p.table_name), array_agg(p.step order by p.step) from lockstep.parked p
+    where p.route = route_name and p.step is not null and p.sqlstate = '23505' and p.operation = 'write'
+      and not aside ? p.id
+    group by p.schema_name, p.table_name having count(*) > 1
+  loop
+    continue when lockstep.delete_acts(relation) or exists (
+      select from pg_attribute a, unnest(steps) s
+      where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+        and not header->'groups'->s->'columns' ? a.attname::text);
+    begin
+      vals := '{}';
+      foreach at in array steps loop
+        part := header->'groups'->at;
+        vals := vals || substring(body from starts[at + 1]
+          for (select sum(l::int)::int from jsonb_array_elements_text(part->'lengths') l));
+        perform lockstep.run(lockstep.statement(relation, part || '{"op": "delete"}'), vals[cardinality(vals)]);
+      end loop;
+      for n in 1..cardinality(steps) loop
+        part := header->'groups'->steps[n];
+        perform lockstep.write(route_name, part, vals[n], relation);
+        perform lockstep.parked_after(route_name, part, vals[n]);
+      end loop;
+    exception when integrity_constraint_violation or data_exception or raise_exception then
+      null; -- somebody else stands in their way: they stay parked
+    end;
+  end loop;
+end $$;
+
+-- Before a set is written: whether it has a parked row that came only in part, which does not settle it.
+create or replace function lockstep.part_of_parked(route_name text, part jsonb, vals bytea) returns boolean
 language plpgsql as $$
 begin
-  if (part->>'op' = 'patch' or part ? 'partial') and exists (
+  return (part->>'op' = 'patch' or part ? 'partial') and exists (
     select from lockstep.parked p where p.route = route_name and p.schema_name = part->>'schema'
       and p.table_name = part->>'table'
-      and p.id in (select md5(k::text) from unnest(lockstep.keys_of(part, vals)) k))
-  then
-    raise sqlstate 'LS001' using message = format('a row of %s.%s is parked, and came only in part',
-      part->>'schema', part->>'table');
-  end if;
+      and p.id in (select md5(k::text) from unnest(lockstep.keys_of(part, vals)) k));
 end $$;
 
 -- Behind it: what was written whole, or ended, is settled; under a new key too.

@@ -1,8 +1,10 @@
 //! Carries out what people ask of a running service. Each command is written down where it lasts before it is answered,
 //! so a crash right after forgets nothing.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::info;
 
 use super::preflight::{self, Greeting};
@@ -23,7 +25,8 @@ pub struct Commands {
 }
 
 impl Commands {
-    pub async fn serve(self, mut orders: mpsc::Receiver<Order>) {
+    pub async fn serve(self, orders: Arc<Mutex<mpsc::Receiver<Order>>>) {
+        let mut orders = orders.lock().await;
         while let Some(Order { command, reply }) = orders.recv().await {
             let answer = self.answer(&command).await;
             match &answer {

@@ -9,7 +9,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::commands::Commands;
 use super::preflight;
+use super::pulse::Pulse;
 use super::route::Control;
+use super::source_watch::SourceWatch;
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
@@ -20,15 +22,18 @@ use crate::types::{Fault, JobView, Order};
 pub struct Crew {
     runner: Runner,
     commands: Commands,
-    orders: mpsc::Receiver<Order>,
+    ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
+    source_watch: SourceWatch,
 }
 
-/// What the window needs of it.
-pub struct Desk {
-    pub jobs: watch::Receiver<Jobs>,
-    pub book: watch::Receiver<Vec<JobView>>,
-    pub orders: mpsc::Sender<Order>,
+/// What the window shows of it, and the commands that come through it. They outlive a crew.
+#[derive(Clone)]
+pub struct Boards {
+    pub jobs: watch::Sender<Jobs>,
+    pub book: watch::Sender<Vec<JobView>>,
+    pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
+    pub pulse: Pulse,
 }
 
 /// The crew at work.
@@ -43,17 +48,14 @@ const BEGIN: Duration = Duration::from_secs(3);
 const END: Duration = Duration::from_secs(3);
 
 impl Crew {
-    pub fn new(settings: &Settings, status: &watch::Sender<Status>) -> Result<(Self, Control, Desk), Fault> {
+    pub fn new(settings: &Settings, status: &watch::Sender<Status>, boards: &Boards) -> Result<(Self, Control), Fault> {
         let url = preflight::source_url(settings)?;
         let create = settings.source.create;
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
-        // More than a few commands at a time are no people.
-        let (orders, ordered) = mpsc::channel(16);
         let (asks, asked) = mpsc::channel(4);
-        let (jobs, book) = (watch::Sender::new(Jobs::default()), watch::Sender::new(Vec::new()));
+        let Boards { jobs, book, ordered, pulse: _ } = boards.clone();
         let (look_again, _) = watch::channel(0);
-        let desk = Desk { jobs: jobs.subscribe(), book: book.subscribe(), orders };
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -64,6 +66,8 @@ impl Crew {
             status: status.subscribe(),
             jobs: jobs.subscribe(),
         });
+        let (clock, known) = watch::channel(None);
+        let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
         let runner = Runner {
             asks: asked,
             work,
@@ -75,15 +79,17 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let control = Control { look_again, work: Arc::new(Mutex::new(works)) };
-        Ok((Self { runner, commands, orders: ordered, keeper }, control, desk))
+        let (work, pulse) = (Arc::new(Mutex::new(works)), boards.pulse.clone());
+        let control = Control { look_again, clock: known, pulse, work };
+        Ok((Self { runner, commands, ordered, keeper, source_watch }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
     pub async fn begin(self) -> AtWork {
         let mut others = JoinSet::new();
         others.spawn(self.runner.run());
-        others.spawn(self.commands.serve(self.orders));
+        others.spawn(async { match self.source_watch.keep().await {} });
+        others.spawn(self.commands.serve(self.ordered));
         let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);

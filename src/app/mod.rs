@@ -7,11 +7,17 @@ mod crew;
 mod evolve;
 pub(crate) mod judge;
 mod lane;
+mod lateness;
+mod notify;
 pub(crate) mod preflight;
+mod pulse;
 pub(crate) mod recovery;
 mod report;
 mod route;
+mod service;
+mod source_watch;
 mod tables;
+mod vitals;
 mod way;
 
 use std::time::Duration;
@@ -23,57 +29,31 @@ use tracing::{error, info, warn};
 
 use crate::apply::Limits;
 use crate::config::Settings;
-use crate::http;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
 pub use alone::{compare, runs, without_key};
-use crew::Crew;
+pub use notify::reloading;
 pub use preflight::client as target;
 pub use route::ROUTE;
 pub(crate) use route::same_source;
 use route::{Control, Ended};
+pub use service::{Outside, serve};
 use tables::Refused;
 
-/// Replicates until `shutdown` turns true, then finishes what is in flight. A fault that somebody must mend ends it
-/// only before the route was up for the first time: then somebody is looking.
+/// Replicates until `shutdown` turns true, with settings that stay what they are.
 pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
-    let status = watch::Sender::new(first_status(&settings)?);
-    let listener = http::bind(settings.http.listen).await?;
-    let (crew, control, desk) = Crew::new(&settings, &status)?;
-    let window = http::Window {
-        status: status.subscribe(),
-        jobs: desk.jobs,
-        book: desk.book,
-        orders: desk.orders,
-        token: settings.http.token.clone(),
-        in_step_within: settings.http.in_step_within,
-    };
-    // The window stays open while the route drains, and closes behind it.
-    let (close, closing) = watch::channel(false);
-    let window = tokio::spawn(http::serve(listener, window, closing));
-    let crew = crew.begin().await;
-    let end = supervise(&settings, &status, &control, shutdown).await;
-    crew.end().await;
-    close.send_replace(true);
-    let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
-    end
-}
-
-fn first_status(settings: &Settings) -> Result<Status, Fault> {
-    let url = preflight::source_url(settings)?;
-    let (target, _) = preflight::endpoint(settings)?;
-    Ok(Status::starting(ROUTE, url.address(), target.as_url().origin().ascii_serialization()))
+    serve(settings, Outside::nobody(), shutdown).await
 }
 
 async fn supervise(
     settings: &Settings,
     status: &watch::Sender<Status>,
     control: &Control,
+    mut was_up: bool,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let look_again = settings.retry.look_again;
-    let mut was_up = false;
     let mut waits = waits();
     // A table that was refused while it streamed: the next start sets it aside.
     let mut refused = Vec::new();

@@ -21,7 +21,7 @@ use crate::rest::{self, Body};
 use crate::types::{ApiKey, Fault, Lsn, ParkedRows, Position, Table, TableName};
 
 /// The version of our SQL that this program speaks with.
-const INSTALLED: i64 = 2;
+const INSTALLED: i64 = 3;
 
 /// The function's answer: see `lockstep.hello` in `sql/supabase/functions.sql`.
 #[derive(Debug, Deserialize)]

@@ -8,9 +8,12 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::judge::Finding;
+use super::lateness::Lateness;
 use super::tables::Aside;
 use crate::apply::Event;
 use crate::capture::Progress;
+use crate::clock::SourceClock;
+use crate::metrics;
 use crate::status::{Lag, LastError, State, Status, TableEvent, TableState, TableStatus};
 use crate::types::{CopyMark, ParkedRows, Position, Table};
 
@@ -23,10 +26,11 @@ pub struct Report<'a> {
     /// The status as it will be published next.
     next: Status,
     place: HashMap<String, usize>,
-    /// Since when the target is behind what was read.
-    behind: Option<Instant>,
-    /// Seconds from the commit to the checkpoint, for what settled last.
-    latency: Option<f64>,
+    lateness: Lateness,
+    /// The clock by which commits are stamped.
+    clock: watch::Receiver<Option<SourceClock>>,
+    /// Tables that the batch in flight changes.
+    touched: Vec<String>,
     trouble: Option<String>,
     counted: (Instant, u64),
     rows: u64,
@@ -39,6 +43,7 @@ impl<'a> Report<'a> {
         findings: &[Finding],
         aside: &[Aside],
         checkpoint: Position,
+        clock: watch::Receiver<Option<SourceClock>>,
     ) -> Self {
         let now = Timestamp::now();
         let mut next = status.borrow().clone();
@@ -62,7 +67,10 @@ impl<'a> Report<'a> {
         let place = next.tables.iter().enumerate().map(|(at, table)| (table.name.clone(), at)).collect();
         connected(true, true);
         let counted = (Instant::now(), 0);
-        let report = Self { status, next, place, behind: None, latency: None, trouble: None, counted, rows: 0 };
+        metrics::get().begin_tables(next.tables.iter().map(|table| table.name.as_str()));
+        metrics::get().route_starts.inc();
+        let (lateness, touched) = (Lateness::default(), Vec::new());
+        let report = Self { status, next, place, lateness, clock, touched, trouble: None, counted, rows: 0 };
         report.count_tables();
         report
     }
@@ -102,7 +110,7 @@ impl<'a> Report<'a> {
                 true => held.max(Position::at(read.received)),
                 false => held,
             });
-            let wait = if news || self.behind.is_some() { OFTEN } else { SELDOM };
+            let wait = if news || self.lateness.is_behind() { OFTEN } else { SELDOM };
             if published.elapsed() >= wait {
                 self.publish();
                 published = Instant::now();
@@ -113,17 +121,28 @@ impl<'a> Report<'a> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Written { table, kind, rows } => {
-                let table = table.to_string();
-                crate::metrics::get().rows.with_label_values(&[table.as_str(), kind]).inc_by(rows);
+                let (table, now) = (table.to_string(), Timestamp::now());
+                let metrics = metrics::get();
+                let label = metrics.table(&table);
+                metrics.rows.with_label_values(&[label, kind]).inc_by(rows);
+                metrics.table_changed.set(label, now.as_second() as f64);
                 self.rows += rows;
                 if let Some(&at) = self.place.get(&table) {
                     self.next.tables[at].rows += rows;
-                    self.next.tables[at].changed_at = Some(Timestamp::now());
+                    self.next.tables[at].changed_at = Some(now);
+                }
+                if kind != "copy" && !self.touched.contains(&table) {
+                    self.touched.push(table);
                 }
             }
+            Event::Begun { committed_at } => self.lateness.begun(committed_at),
             Event::Settled { committed_at } => {
-                let now = Timestamp::now().as_microsecond();
-                self.latency = Some((now - committed_at).max(0) as f64 / 1e6);
+                let seconds = self.lateness.settled(committed_at, self.now());
+                let metrics = metrics::get();
+                metrics.latency.observe(seconds);
+                for table in self.touched.drain(..) {
+                    metrics.table_lag_seconds.set(metrics.table(&table), seconds);
+                }
             }
             Event::Copied(mark) => self.copied(&mark),
             Event::Parked { tables, discarded } => self.parked(tables, discarded),
@@ -146,19 +165,24 @@ impl<'a> Report<'a> {
         if mark.done {
             table.state = table.state.after(TableEvent::CopyFinished).unwrap_or(TableState::Streaming);
         }
-        let metrics = crate::metrics::get();
-        metrics.copied_rows.with_label_values(&[name.as_str()]).set(mark.rows as i64);
-        metrics.copy_estimated_rows.with_label_values(&[name.as_str()]).set(estimated as i64);
+        let metrics = metrics::get();
+        let label = metrics.table(&name);
+        metrics.copied_rows.with_label_values(&[label]).set(mark.rows as i64);
+        metrics.copy_estimated_rows.with_label_values(&[label]).set(estimated as i64);
         self.count_tables();
     }
 
     /// What is parked now.
     pub fn parked(&mut self, tables: Vec<ParkedRows>, discarded: Option<u64>) {
-        let metrics = crate::metrics::get();
+        let metrics = metrics::get();
         let now = Timestamp::now().as_second();
         metrics.parked_rows.reset();
+        for table in &self.next.tables {
+            metrics.parked_rows.with_label_values(&[metrics.table(&table.name)]);
+        }
         for table in &tables {
-            metrics.parked_rows.with_label_values(&[table.name().as_str()]).set(table.rows as i64);
+            // Several tables may share the label `other`.
+            metrics.parked_rows.with_label_values(&[metrics.table(&table.name())]).add(table.rows as i64);
         }
         let oldest = tables.iter().map(|table| table.oldest).min();
         metrics.parked_oldest_seconds.set(oldest.map_or(0, |oldest| (now - oldest).max(0)));
@@ -186,15 +210,21 @@ impl<'a> Report<'a> {
         // What was read behind the last change holds nothing for us.
         let all = read.handed.is_some_and(|handed| done >= handed);
         let bytes = if all { 0 } else { received.saturating_sub(done.major) };
-        self.behind = (bytes > 0).then(|| self.behind.unwrap_or_else(Instant::now));
-        let waited = self.behind.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        self.lateness.look(read.sent_at, bytes > 0, done, Instant::now());
         // A server that has said nothing yet may hold anything: no lag is known then.
         let known = read.sent_at > 0;
-        let seconds = known.then(|| if waited > 0.0 { waited.max(self.latency.unwrap_or(0.0)) } else { 0.0 });
+        let seconds = known.then(|| self.lateness.seconds(self.now(), Instant::now()));
         self.next.lag = Lag { seconds, bytes: known.then_some(bytes) };
-        let metrics = crate::metrics::get();
-        metrics.lag_seconds.set(seconds.unwrap_or(f64::NAN));
-        metrics.lag_bytes.set(bytes as i64);
+        let metrics = metrics::get();
+        metrics.lag_seconds.set(seconds);
+        metrics.lag_bytes.set(known.then_some(bytes as f64));
+    }
+
+    /// What the source's clock says now, in microseconds since the Unix epoch. This host's own will do for the moment
+    /// until the source was asked.
+    fn now(&self) -> i64 {
+        let clock = *self.clock.borrow();
+        clock.map_or_else(|| Timestamp::now().as_microsecond(), |clock| clock.at(Instant::now()))
     }
 
     fn publish(&mut self) {
@@ -215,10 +245,15 @@ impl<'a> Report<'a> {
     }
 
     fn count_tables(&self) {
-        let metrics = crate::metrics::get();
+        let metrics = metrics::get();
+        metrics.table_info.reset();
         for word in ["pending", "copying", "streaming", "parked", "paused"] {
-            let count = self.next.tables.iter().filter(|table| table.state.word() == word).count();
-            metrics.tables.with_label_values(&[word]).set(count as i64);
+            let mut count = 0;
+            for table in self.next.tables.iter().filter(|table| table.state.word() == word) {
+                metrics.table_info.with_label_values(&[metrics.table(&table.name), word]).set(1);
+                count += 1;
+            }
+            metrics.tables.with_label_values(&[word]).set(count);
         }
     }
 }
@@ -234,7 +269,12 @@ fn table_status(table: &Table, finding: &Finding) -> TableStatus {
 
 /// The gauges of both ends.
 pub fn connected(source: bool, target: bool) {
-    let metrics = crate::metrics::get();
+    let metrics = metrics::get();
+    if !source {
+        // Nothing is known of a route that is down, and nobody may take yesterday's lag for today's.
+        metrics.lag_seconds.set(None);
+        metrics.lag_bytes.set(None);
+    }
     metrics.connected.with_label_values(&["source"]).set(i64::from(source));
     metrics.connected.with_label_values(&["target"]).set(i64::from(target));
 }

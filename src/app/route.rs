@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::judge::Finding;
 use super::lane::Lane;
 use super::preflight::{self, Greeting, Hello};
+use super::pulse::Pulse;
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
@@ -21,6 +22,7 @@ use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
+use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
 use crate::ledger::{progress, runs};
@@ -57,6 +59,10 @@ pub enum Ended {
 pub struct Control {
     /// Counts up when somebody wants both sides to be looked at again.
     pub look_again: watch::Sender<u64>,
+    /// The clock by which the source stamps its commits.
+    pub clock: watch::Receiver<Option<SourceClock>>,
+    /// Says that the stream's thread lives.
+    pub pulse: Pulse,
     /// Tables to compare. Whichever life of the route runs takes them.
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
 }
@@ -246,10 +252,12 @@ async fn stream(
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     status.send_modify(|status| status.way = Some(way.word().into()));
-    let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint);
+    let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint, control.clock.clone());
     report.parked(hello.parked.clone(), None);
 
     let lane = Lane::start()?;
+    let pulse = control.pulse.clone();
+    lane.handle().spawn(async move { pulse.beat::<Infallible>().await });
     let mut parts = JoinSet::new();
     let reading = capture::Settings {
         slot: settings.source.slot.clone(),
@@ -326,7 +334,6 @@ async fn stream(
         }
     });
 
-    let watching = watch_slot(&source, &settings.source.slot);
     let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
         tokio::select! {
@@ -352,29 +359,10 @@ async fn stream(
     tokio::select! {
         end = &mut ended => end,
         never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
-        never = watching => match never {},
         never = turning => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
             Ok(())
-        }
-    }
-}
-
-const RETAINED: &str = "select pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
-                        else pg_current_wal_lsn() end, restart_lsn)::int8 \
-                        from pg_replication_slots where slot_name = $1";
-
-/// Keeps the gauge of the WAL that the source holds for us. A lost connection is capture's to notice.
-async fn watch_slot(source: &Client, slot: &str) -> Infallible {
-    // As often as Prometheus commonly looks.
-    let mut tick = tokio::time::interval(std::time::Duration::from_secs(15));
-    loop {
-        tick.tick().await;
-        if let Ok(Some(row)) = source.query_opt(RETAINED, &[&slot]).await
-            && let Some(bytes) = row.get::<_, Option<i64>>(0)
-        {
-            crate::metrics::get().retained_wal_bytes.set(bytes);
         }
     }
 }

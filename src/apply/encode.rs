@@ -45,9 +45,15 @@ pub struct Group {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
     pub rows: u64,
+    /// Where its values begin, and how many bytes they are.
+    pub at: usize,
+    pub bytes: usize,
     /// Bytes of each column's literal, in the order in which they lie in the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lengths: Vec<usize>,
+    /// Of a single row: where in `bytes` each column's literal begins (from 1), then how long each is. An array literal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub spans: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<(String, String)>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -72,7 +78,10 @@ impl Group {
             key: Vec::new(),
             columns: Vec::new(),
             rows: 0,
+            at: 0,
+            bytes: 0,
             lengths: Vec::new(),
+            spans: String::new(),
             tables: tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect(),
             restart_identity,
             partial: false,
@@ -132,7 +141,9 @@ impl Rows {
         let places: Vec<usize> = self.columns.iter().map(|&column| mapped.columns[column].0).collect();
         literals.extend(transpose(self.writes.iter().map(row), width, &places));
         let first_key = self.writes.first().map(|write| readable(row(write), mapped)).unwrap_or_default();
-        let lengths = literals.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = literals.iter().map(Vec::len).collect();
+        let spans = if self.writes.len() == 1 { spans(&lengths) } else { String::new() };
+        let at = values.len();
         literals.iter().for_each(|literal| values.extend_from_slice(literal));
         Group {
             schema: mapped.table.schema.clone(),
@@ -140,12 +151,21 @@ impl Rows {
             key: mapped.key_names.clone(),
             columns: self.columns.iter().map(|&column| mapped.columns[column].1.clone()).collect(),
             rows: self.writes.len() as u64,
+            at,
+            bytes: values.len() - at,
             lengths,
+            spans,
             partial: self.op == Op::Rekey && self.columns.len() < mapped.columns.len(),
             first_key,
             ..Group { op: self.op, ..Group::truncate(&[], false) }
         }
     }
+}
+
+fn spans(lengths: &[usize]) -> String {
+    let begins = lengths.iter().scan(1, |next, length| Some(std::mem::replace(next, *next + length)));
+    let numbers: Vec<String> = begins.chain(lengths.iter().copied()).map(|number| number.to_string()).collect();
+    format!("{{{}}}", numbers.join(","))
 }
 
 fn row(write: &Write) -> &Tuple {

@@ -61,6 +61,8 @@ pub struct Settings {
 pub enum Event {
     /// Rows of a table, as the source changed them: `insert`, `update`, `delete`, `truncate`.
     Written { table: TableName, kind: &'static str, rows: u64 },
+    /// A batch leaves whose oldest commit is this old (microseconds since the Unix epoch).
+    Begun { committed_at: i64 },
     /// Supabase holds everything that was committed up to this time (microseconds since the Unix epoch).
     Settled { committed_at: i64 },
     /// A first copy got this far.
@@ -133,6 +135,9 @@ impl Apply {
             if self.staged.is_none() && current.plan.groups.is_empty() && current.batch.copied.is_empty() {
                 self.pass_over(&current.batch);
                 continue;
+            }
+            if let Some(committed_at) = current.batch.committed_at {
+                self.tell(Event::Begun { committed_at });
             }
             let durable = self.reached.flushed.elapsed() > FLUSH;
             let (base, whole) = (self.reached.base, Mode::Whole);
@@ -253,47 +258,36 @@ impl Apply {
                      starting again from there"
                 )))
             }
-            // A single row's refusal is final; a set's may be one of order. A missing row is found row by row.
+            // A single row's refusal is final; a set's may be one of order.
             Answer::Refused(refusal) if refusal.is_row() && !prepared.by_row => {
                 warn!(cause = %refusal, "a set was refused; replaying the batch row by row in the source's order");
                 crate::metrics::get().replays.inc();
-                self.replay(prepared.batch).await
+                self.once_more(prepared.batch, true).await
             }
-            Answer::Missing(refusal) if !prepared.by_row => {
-                warn!(cause = %refusal, "replaying the batch row by row to find the rows to read again");
-                self.replay(prepared.batch).await
-            }
-            Answer::Refused(refusal) | Answer::Missing(refusal) => {
-                Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some()))
+            Answer::Refused(refusal) => Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some())),
+            Answer::Missing(refusal) => {
+                let Prepared { mut batch, by_row, .. } = prepared;
+                reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &self.rereads, &self.settings)
+                    .await?;
+                self.once_more(batch, by_row).await
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
             Answer::Unstaged | Answer::Late => Err(Fault::retry("a request in pieces was not taken; it is sent again")),
         }
     }
 
-    /// The same batch under the same base, row by row: what the source accepted in this order, the target does too.
-    async fn replay(&mut self, mut batch: Batch) -> Result<(), Fault> {
-        loop {
-            let copying = |table: &TableName| self.copying.contains(table);
-            let plan = plan(&batch, &mut self.shapes, Order::Rows, &copying)?;
-            let prepared = Prepared { plan, batch, by_row: true };
-            let mode = self.settings.park_rows.map_or(Mode::Whole, |rows| Mode::Park { rows });
-            let base = self.reached.base;
-            let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);
-            let answer =
-                send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
-            let missing: Vec<usize> = match &answer {
-                Answer::Missing(refusal) => {
-                    refusal.missing().iter().filter_map(|&group| prepared.plan.origin.get(group)).copied().collect()
-                }
-                _ => Vec::new(),
-            };
-            if missing.is_empty() {
-                return Box::pin(self.take(prepared, answer, true)).await;
-            }
-            batch = prepared.batch;
-            reread::replace_all(&mut batch, missing, &mut self.shapes, &self.rereads).await?;
-        }
+    /// The same batch under the same base; row by row, what the source accepted in this order, the target does too.
+    async fn once_more(&mut self, batch: Batch, by_row: bool) -> Result<(), Fault> {
+        let order = if by_row { Order::Rows } else { self.order() };
+        let copying = |table: &TableName| self.copying.contains(table);
+        let plan = plan(&batch, &mut self.shapes, order, &copying)?;
+        let prepared = Prepared { plan, batch, by_row };
+        let mode = self.settings.park_rows.filter(|_| by_row).map_or(Mode::Whole, |rows| Mode::Park { rows });
+        let base = self.reached.base;
+        let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);
+        let answer =
+            send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
+        Box::pin(self.take(prepared, answer, true)).await
     }
 
     fn written(&mut self, prepared: &Prepared, durable: bool) {
@@ -309,6 +303,7 @@ impl Apply {
         for mark in &batch.copied {
             if mark.done {
                 self.copying.remove(&mark.table);
+                self.parked.look_again();
             }
             self.tell(Event::Copied(mark.clone()));
         }

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::answer::Answer;
 use super::plan::{Order, plan};
 use super::send::{Mode, Request};
-use super::{Apply, Event, send};
+use super::{Apply, Event, reread, send};
 use crate::rest::Body;
-use crate::types::{Batch, Cell, Change, Fault, ParkedRows, Reread, TableName, TupleBuilder};
+use crate::types::{Batch, Cell, Change, Fault, ParkedRows, TableName, TupleBuilder};
 
 /// While rows are parked, how often the target is asked which are due: so soon a retry by hand is seen.
 const LOOK: Duration = Duration::from_secs(5);
@@ -44,6 +43,11 @@ impl Parked {
     /// An answer that was lost may have told of rows that are parked now.
     pub(super) fn look_soon(&mut self) {
         self.next = Some(Instant::now());
+    }
+
+    /// Whatever is parked may be due by now.
+    pub(super) fn look_again(&mut self) {
+        self.next = self.next.map(|_| Instant::now());
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
@@ -121,17 +125,14 @@ impl Apply {
             if names.len() != due.key.len() {
                 continue; // its key is another one by now; it was written anew when that changed
             }
-            let key: Vec<_> = names.into_iter().zip(due.key).collect();
-            let (reply, row) = oneshot::channel();
-            let gone = || Fault::retry("the reader of the source ended");
-            let wish = Reread { relation: relation.clone(), key: key.clone(), xid: due.xid, reply };
-            self.rereads.send(wish).await.map_err(|_| gone())?;
-            let change = match row.await.map_err(|_| gone())? {
+            let pairs: Vec<_> = names.iter().cloned().zip(due.key.iter().cloned()).collect();
+            let key = due.key;
+            let change = match reread::one(&self.rereads, &relation, names, key, due.xid).await? {
                 Some(new) => Change::Insert { relation, new },
                 None => {
                     let mut old = TupleBuilder::new();
                     for column in &relation.columns {
-                        let text = key.iter().find(|(name, _)| *name == column.name).map(|(_, text)| text.as_bytes());
+                        let text = pairs.iter().find(|(name, _)| *name == column.name).map(|(_, text)| text.as_bytes());
                         old.push(text.map_or(Cell::Null, Cell::Text));
                     }
                     Change::Delete { relation, old: old.finish() }

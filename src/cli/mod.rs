@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Replicate until told to stop (Ctrl-C or SIGTERM)
-    Run,
+    Run(run::Args),
     /// Ask the running service whether both sides are in step
     Status(status::Args),
     /// Show what Supabase refused, try it again, or give it up
@@ -134,10 +134,13 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
 fn go(cli: Cli) -> Result<(), Failure> {
     let settings = || -> Result<Settings, Failure> { Ok(config::load(cli.config.as_deref())?) };
     match cli.verb {
-        Verb::Run => {
+        Verb::Run(args) => {
             let settings = settings()?;
+            if args.check {
+                return run::check(&settings);
+            }
             log::start(&settings.log);
-            wait(run::run(settings))
+            wait(run::run(settings, cli.config.as_deref()))
         }
         Verb::Status(args) => wait(status::run(args, &settings()?)),
         Verb::Parked(args) => wait(parked::run(args, &settings()?)),

@@ -43,6 +43,9 @@ fn show(view: &View, now: Timestamp, paint: Paint) -> String {
     if let State::Stopped { fix, .. } = &status.state {
         out += &format!("{}  {fix}\n", paint.yellow("fix"));
     }
+    if matches!(status.state, State::NotConfigured { .. }) {
+        out += &format!("{}  set the project's address and key on the page, or in .env\n", paint.yellow("fix"));
+    }
     let mut rows = vec![["table", "state", "rows", "last change"].map(str::to_owned).to_vec()];
     rows.extend(status.tables.iter().map(|table| {
         let when = table.changed_at.map_or("-".into(), |at| ago(at, now));

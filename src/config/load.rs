@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use toml::{Table, Value};
 
 use super::names::{SETTINGS, Setting, find, nearest};
@@ -11,11 +12,13 @@ use super::problem::Problem;
 use super::settings::Settings;
 use crate::scheduler::Timetable;
 
-/// What the settings are made of. Later ones win: file, `.env`, environment.
+/// What the settings are made of. Later ones win: file, credentials, `.env`, environment.
 #[derive(Default)]
 pub struct Layers {
     /// Name and text of the settings file, if there is one.
     pub file: Option<(String, String)>,
+    /// The text of `lockstep.env` among systemd's credentials, if there is one: secrets that lie in no readable file.
+    pub credentials: Option<String>,
     /// The text of `.env`, if there is one.
     pub dotenv: Option<String>,
     pub env: HashMap<String, String>,
@@ -32,7 +35,8 @@ pub fn load_without(path: Option<&Path>, key: &str) -> Result<Settings, Problem>
     build(&layers(path)?, Some(key))
 }
 
-fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
+/// The layers of this process, unread.
+pub fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
     let file = path.unwrap_or(Path::new("lockstep.toml"));
     let text = optional(file)?;
     if let (None, Some(path)) = (&text, path) {
@@ -40,11 +44,20 @@ fn layers(path: Option<&Path>) -> Result<Layers, Problem> {
     }
     Ok(Layers {
         file: text.map(|text| (file.display().to_string(), text)),
+        credentials: credentials()?,
         dotenv: optional(Path::new(".env"))?,
         // A variable that is not UTF-8 cannot be one of ours.
         env: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
     })
 }
+
+/// systemd lays credentials into a folder that only the service sees (`LoadCredential=lockstep.env:…`).
+fn credentials() -> Result<Option<String>, Problem> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty());
+    folder.map_or(Ok(None), |folder| optional(&Path::new(&folder).join(CREDENTIALS)))
+}
+
+const CREDENTIALS: &str = "lockstep.env";
 
 fn optional(path: &Path) -> Result<Option<String>, Problem> {
     match std::fs::read_to_string(path) {
@@ -67,8 +80,10 @@ fn build(layers: &Layers, without: Option<&str>) -> Result<Settings, Problem> {
     };
     unknown(file, &tree, &mut Vec::new())?;
     let mut places = BTreeMap::new();
-    let dotenv = layers.dotenv.as_deref().map(parse_dotenv).transpose()?.unwrap_or_default();
-    overlay(&mut tree, &mut places, &dotenv, ".env")?;
+    for (name, text) in [(CREDENTIALS, &layers.credentials), (".env", &layers.dotenv)] {
+        let found = text.as_deref().map(|text| parse_dotenv(name, text)).transpose()?.unwrap_or_default();
+        overlay(&mut tree, &mut places, &found, name)?;
+    }
     overlay(&mut tree, &mut places, &layers.env, "the environment")?;
     if let Some((section, name)) = without.and_then(|key| key.split_once('.'))
         && let Some(Value::Table(section)) = tree.get_mut(section)
@@ -91,23 +106,23 @@ fn parse(name: &str, text: &str) -> Result<Table, Problem> {
     })
 }
 
-fn parse_dotenv(text: &str) -> Result<HashMap<String, String>, Problem> {
+fn parse_dotenv(file: &str, text: &str) -> Result<HashMap<String, String>, Problem> {
     let mut found = HashMap::new();
     for item in dotenvy::from_read_iter(text.as_bytes()) {
         let (name, value) = item.map_err(|error| match error {
             dotenvy::Error::LineParse(bad, _) => {
                 let line = text.lines().position(|line| line.contains(bad.trim()) && !bad.trim().is_empty());
                 let line = line.map_or(String::new(), |line| format!(", line {}", line + 1));
-                Problem::new(format!(".env{line}"), "is not NAME=value; put quotes around a value with spaces")
+                Problem::new(format!("{file}{line}"), "is not NAME=value; put quotes around a value with spaces")
             }
-            _ => Problem::new(".env", "cannot be read"),
+            _ => Problem::new(file, "cannot be read"),
         })?;
         // In our own file a misspelt name is a mistake. In the environment it may be anybody's: Kubernetes, for one,
         // sets LOCKSTEP_PORT beside a service that is called lockstep.
         let ours = SETTINGS.iter().filter_map(|setting| setting.env).chain(["LOCKSTEP_CONFIG"]);
         if name.starts_with("LOCKSTEP_") && !ours.clone().any(|known| known == name) {
             let hint = nearest(&name, ours).map_or(String::new(), |near| format!("; did you mean {near}?"));
-            return Err(Problem::new(format!("{name} in .env"), format!("there is no such setting{hint}")));
+            return Err(Problem::new(format!("{name} in {file}"), format!("there is no such setting{hint}")));
         }
         found.insert(name, value);
     }
@@ -197,6 +212,17 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         let cause =
             format!("{} can be reached from other hosts; set LOCKSTEP_TOKEN, or listen on 127.0.0.1", http.listen);
         return Err(("http.listen", cause));
+    }
+    if let Some(read) = &http.read_token {
+        let same = http.token.as_ref().map(|token| token.expose_secret() == read.expose_secret());
+        let cause = match same {
+            None => "alone it would keep nobody from anything; set LOCKSTEP_TOKEN too",
+            Some(true) => "is the same as LOCKSTEP_TOKEN, so that it would open everything; make another one",
+            Some(false) => "",
+        };
+        if !cause.is_empty() {
+            return Err(("http.read_token", cause.into()));
+        }
     }
     if tables.schemas.is_empty() {
         return Err(("tables.schemas", "names no schema, so nothing would be replicated".into()));

@@ -45,6 +45,7 @@ fn the_environment_beats_dotenv_beats_the_file() {
         file: Some(("lockstep.toml".into(), "[source]\nslot = \"from_file\"".into())),
         dotenv: Some(dotenv.into()),
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..Layers::default()
     };
     let slot = |layers| read(&layers).unwrap().source.slot;
     assert_eq!(slot(layers("", &[])), "from_file");

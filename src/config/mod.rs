@@ -2,6 +2,7 @@
 //! anything starts, and each mistake is one line that names the setting, where it came from and what to do.
 
 mod choice;
+pub mod dotenv;
 mod load;
 mod names;
 mod problem;
@@ -10,7 +11,7 @@ mod units;
 mod urls;
 
 pub use choice::not_chosen;
-pub use load::{Layers, load, load_without, read};
+pub use load::{Layers, layers, load, load_without, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{

@@ -59,6 +59,8 @@ pub const SETTINGS: &[Setting] = &[
     with("retry.look_again", "LOCKSTEP_LOOK_AGAIN"),
     with("http.listen", "LOCKSTEP_LISTEN"),
     with("http.token", "LOCKSTEP_TOKEN"),
+    with("http.read_token", "LOCKSTEP_READ_TOKEN"),
+    switch("http.behind_tls", "LOCKSTEP_BEHIND_TLS"),
     plain("http.in_step_within"),
     with("log.format", "LOCKSTEP_LOG_FORMAT"),
     with("log.level", "LOCKSTEP_LOG"),

@@ -107,6 +107,12 @@ impl Supabase {
 }
 
 impl Supabase {
+    /// Those of the two that are not set.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let both = [("SUPABASE_URL", self.url.is_none()), ("SUPABASE_KEY", self.key.is_none())];
+        both.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name).collect()
+    }
+
     /// What the certificate file holds, if one is set.
     pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(path) = &self.ca_file else { return Ok(None) };
@@ -338,6 +344,11 @@ pub struct Http {
     /// login. At least 16 characters.
     #[serde(deserialize_with = "token")]
     pub token: Option<SecretString>,
+    /// Whoever shows this one may look at everything and change nothing: for colleagues and Prometheus.
+    #[serde(deserialize_with = "token")]
+    pub read_token: Option<SecretString>,
+    /// Something in front of the page speaks TLS: its cookie is for https only then.
+    pub behind_tls: bool,
     /// The lag up to which both sides count as in step, on the page and for `/readyz`.
     #[serde(deserialize_with = "read_duration")]
     pub in_step_within: Duration,
@@ -345,7 +356,9 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)), token: None, in_step_within: Duration::from_secs(10) }
+        let listen = SocketAddr::from(([127, 0, 0, 1], 9464));
+        let in_step_within = Duration::from_secs(10);
+        Self { listen, token: None, read_token: None, behind_tls: false, in_step_within }
     }
 }
 

@@ -5,17 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::guard::Peer;
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// How long a request's head may take, from the moment it may come.
     pub head: Duration,
+    /// How long its body may take. It is a few packets; whoever needs longer holds a place that others may want.
+    pub body: Duration,
     /// Open at a time. The next one is closed at once: a probe that waits behind silent ones would learn nothing.
     pub connections: usize,
 }
@@ -24,7 +30,8 @@ impl Default for Limits {
     fn default() -> Self {
         // A head is one packet; whoever needs ten seconds for it is no browser and no probe. 32 live views, some
         // scrapers and people leave most of the 256 free.
-        Self { head: Duration::from_secs(10), connections: 256 }
+        let few = Duration::from_secs(10);
+        Self { head: few, body: few, connections: 256 }
     }
 }
 
@@ -66,11 +73,17 @@ async fn next(listener: &TcpListener) -> TcpStream {
 
 async fn connection(stream: TcpStream, router: Router, limits: Limits, mut shutdown: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true); // it is only slower without
+    let peer = stream.peer_addr().map_or(Peer::unknown(), |address| Peer(address.ip()));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // How a client's connection ends is its own affair.
     tokio::select! {

@@ -82,21 +82,35 @@ pub(super) async fn order(shared: &Shared, command: Command) -> Response {
     if sent.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "too many commands are waiting, or the service is stopping");
     }
-    match tokio::time::timeout(PATIENCE, answer).await {
+    self::answer(answer, PATIENCE).await
+}
+
+/// The answer to an order, once it comes.
+pub(super) async fn answer(
+    answer: oneshot::Receiver<Result<serde_json::Value, Refusal>>,
+    patience: Duration,
+) -> Response {
+    match tokio::time::timeout(patience, answer).await {
         Ok(Ok(Ok(answer))) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-        Ok(Ok(Err(refusal))) => {
-            let status = match &refusal {
-                Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-                Refusal::Conflict(_) => StatusCode::CONFLICT,
-                Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            say(status, &refusal.to_string())
-        }
+        Ok(Ok(Err(refusal))) => refused(&refusal),
         Ok(Err(_)) => say(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping"),
         Err(_) => {
             say(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time; it may still do what was asked")
         }
     }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::Conflict(_) => StatusCode::CONFLICT,
+        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Invalid { field, cause } => {
+            let body = Json(json!({"error": cause, "field": field}));
+            return (StatusCode::BAD_REQUEST, [(header::CACHE_CONTROL, "no-store")], body).into_response();
+        }
+    };
+    say(status, &refusal.to_string())
 }
 
 pub(super) fn say(status: StatusCode, error: &str) -> Response {

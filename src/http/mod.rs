@@ -6,14 +6,19 @@ mod accept;
 mod api;
 mod events;
 mod guard;
+mod lockout;
+mod login;
 mod parked;
+mod runbook;
+mod session;
+mod settings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::extract::{self, DefaultBodyLimit};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -23,8 +28,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Jobs, Status, Verdict, View};
-use crate::types::{Fault, JobView, Order};
+use crate::status::{Jobs, State, Status, Verdict, View};
+use crate::types::{Fault, JobView, Order, SettingsOrder};
+pub use guard::Access;
 
 /// What the window shows, and to whom.
 pub struct Window {
@@ -34,8 +40,10 @@ pub struct Window {
     pub book: watch::Receiver<Vec<JobView>>,
     /// Where commands go.
     pub orders: mpsc::Sender<Order>,
-    /// Demanded of everyone when it is set, except by the two probes.
-    pub token: Option<SecretString>,
+    /// Where questions about settings go.
+    pub settings: mpsc::Sender<SettingsOrder>,
+    /// What is demanded of those who come.
+    pub access: Access,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -44,7 +52,9 @@ impl Window {
     /// One behind which nobody takes commands.
     pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
-        Self { status, jobs, book, orders: mpsc::channel(1).0, token, in_step_within }
+        let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let access = Access { token, ..Access::default() };
+        Self { status, jobs, book, orders, settings, access, in_step_within }
     }
 }
 
@@ -60,8 +70,9 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Fault> {
 /// people want to see it.
 pub async fn serve(listener: TcpListener, window: Window, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
     let local = listener.local_addr().map_err(|error| Fault::retry(error.to_string()))?;
-    let router = router(window, local, shutdown.clone());
-    accept::serve(listener, router, accept::Limits::default(), shutdown).await;
+    let limits = accept::Limits::default();
+    let router = router(window, local, limits.body, shutdown.clone());
+    accept::serve(listener, router, limits, shutdown).await;
     Ok(())
 }
 
@@ -72,6 +83,8 @@ struct Shared {
     shutdown: watch::Receiver<bool>,
     /// Live views that are open.
     live: Arc<Semaphore>,
+    /// How long a request's body may take.
+    body_time: Duration,
 }
 
 impl Shared {
@@ -81,18 +94,22 @@ impl Shared {
     }
 }
 
-fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) -> Router {
-    let guard = guard::Guard::new(window.token.as_ref(), local.ip().is_loopback());
+fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watch::Receiver<bool>) -> Router {
+    let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live });
+    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time });
     Router::new()
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
         .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
         .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/login", get(login::page))
+        .route("/login.css", get(login::style))
+        .route("/api/session", get(login::show).post(login::open).delete(login::close))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
+        .route("/runbook", get(|| async { asset("text/html; charset=utf-8", runbook::page()) }))
         .route("/api/status", get(status))
         .route("/api/events", get(events::stream))
         .route("/api/verify", post(api::verify))
@@ -102,19 +119,20 @@ fn router(window: Window, local: SocketAddr, shutdown: watch::Receiver<bool>) ->
         .route("/api/runs", get(api::runs))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .route("/api/settings", get(settings::show).put(settings::save))
+        .route("/api/settings/test", post(settings::test))
+        .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
+        // The guard has read the body, within its limits.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
         .with_state(shared)
 }
-
-/// Of a request that has one: a command and its names.
-const BODY_BYTES: usize = 64 << 10;
 
 /// The page may load what this server serves and nothing else, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn asset(kind: &'static str, text: &'static str) -> Response {
+fn asset(kind: &'static str, text: impl IntoResponse) -> Response {
     let headers: [(HeaderName, &str); 5] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -125,17 +143,20 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(shared.view())).into_response()
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
     // Probes need no token, so the reason names a class and no table, host or message.
     match view.verdict {
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),
+        Verdict::Broken(_) if matches!(view.status.state, State::NotConfigured { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not configured\n".into())
+        }
         Verdict::Broken(_) => {
             let down: Vec<&str> = [("source", &view.status.source), ("target", &view.status.target)]
                 .into_iter()
@@ -149,8 +170,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
     }
 }
 
-async fn metrics_page() -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::get().render()).into_response()
+async fn metrics_page(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = metrics::Format::asked(accept);
+    ([(header::CONTENT_TYPE, format.content_type())], metrics::get().render(format)).into_response()
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ async fn limited(limits: accept::Limits) -> (SocketAddr, watch::Sender<bool>) {
     let (_, status) = watch::channel(streaming());
     let window = Window::to_look_at(status, None, Duration::from_secs(10));
     let (stop, shutdown) = watch::channel(false);
-    tokio::spawn(accept::serve(listener, router(window, local, shutdown.clone()), limits, shutdown));
+    tokio::spawn(accept::serve(listener, router(window, local, limits.body, shutdown.clone()), limits, shutdown));
     (local, stop)
 }
 

@@ -78,6 +78,19 @@ impl Calendar {
         of.filter_map(|planned| planned.due).min()
     }
 
+    /// The longest pause between two of the next runs, over the entries together: within it a run should have ended.
+    pub fn interval(&self, now: Timestamp) -> Option<Duration> {
+        let next = |after: Timestamp| self.all.iter().filter_map(|planned| planned.entry.timetable.next(after)).min();
+        let first = next(now)?;
+        // A pause over night or over a weekend is seen in a day of hourly runs, or in a week of daily ones.
+        let pauses = (0..48).scan(first, |before, _| {
+            let pause = next(*before)?.duration_since(*before);
+            *before = before.checked_add(pause).ok()?;
+            Duration::try_from(pause).ok()
+        });
+        pauses.max()
+    }
+
     /// What is due by now, of the tables that can be looked at.
     pub fn take(&mut self, now: Timestamp, tables: &[String]) -> Vec<Due> {
         let mut due = Vec::new();
@@ -168,6 +181,19 @@ mod tests {
         let in_time = [("schedule 0 2 * * *", "2026-11-23T02:00:07Z")];
         let calendar = calendar(vec![entry(None, &["0 2 * * *"])], &in_time, "2026-11-23T12:00:00Z");
         assert_eq!(calendar.next(), Some(at("2026-11-24T02:00:00Z")));
+    }
+
+    #[test]
+    fn the_interval_is_the_longest_pause_of_the_runs_to_come() {
+        let interval = |expressions: &[&str]| {
+            let calendar = calendar(vec![entry(None, expressions)], &[], "2026-11-23T12:10:00Z");
+            calendar.interval(at("2026-11-23T12:10:00Z")).map(|pause| pause.as_secs() / 3600)
+        };
+        assert_eq!(interval(&["0 * * * *", "0 2 * * *"]), Some(1));
+        assert_eq!(interval(&["0 2 * * *"]), Some(24));
+        assert_eq!(interval(&["0 8-18 * * *"]), Some(14), "a night");
+        assert_eq!(interval(&["0 2 * * 1-5"]), Some(72), "a weekend");
+        assert_eq!(interval(&[]), None);
     }
 
     #[test]

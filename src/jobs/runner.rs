@@ -66,7 +66,8 @@ impl Runner {
             jobs.last_success_at = past.last_success;
         });
         for (table, at) in past.equal {
-            crate::metrics::get().reconcile_table_success.with_label_values(&[&table]).set(at.as_second());
+            let metrics = crate::metrics::get();
+            metrics.table_equal.set(metrics.table(&table), at.as_second() as f64);
         }
         self.metrics();
         let scheduled = if self.catch_up { past.scheduled } else { BTreeMap::new() };
@@ -175,6 +176,20 @@ impl Runner {
                 jobs.last_success_at = view.finished_at;
             }
         });
+        let metrics = crate::metrics::get();
+        let told = view.state == JobState::Done
+            && !view.reports.iter().any(|report| matches!(report.verdict, Verdict::Unknown { .. }));
+        let result = if well {
+            "equal"
+        } else if told {
+            "different"
+        } else {
+            "failed"
+        };
+        metrics.reconcile_runs.with_label_values(&[result]).inc();
+        metrics.reconcile_last_run.set(view.finished_at.map(|at| at.as_second() as f64));
+        let took = view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
+        metrics.reconcile_duration.set(took);
         self.note(&view);
         self.metrics();
     }
@@ -317,8 +332,8 @@ impl Runner {
             Verdict::Unknown { .. } => {}
         });
         if report.verdict == Verdict::Equal {
-            let success = &crate::metrics::get().reconcile_table_success;
-            success.with_label_values(&[&name]).set(Timestamp::now().as_second());
+            let metrics = crate::metrics::get();
+            metrics.table_equal.set(metrics.table(&name), Timestamp::now().as_second() as f64);
         }
         match &report.verdict {
             Verdict::Equal if found == 0 => tracing::debug!(table = %name, rows = report.rows, "equal"),
@@ -339,12 +354,13 @@ impl Runner {
             before != (next_at, queued)
         });
         let metrics = crate::metrics::get();
-        metrics.reconcile_next.set(next_at.map_or(0, Timestamp::as_second));
+        metrics.reconcile_next.set(next_at.map(|at| at.as_second() as f64));
+        metrics.reconcile_interval.set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
         // Anew each time: a table that is gone, or has no schedule any more, has no line.
-        metrics.reconcile_table_next.reset();
+        metrics.table_next.reset();
         for table in &self.status.borrow().tables {
             if let Some(next) = calendar.next_of(&table.name) {
-                metrics.reconcile_table_next.with_label_values(&[&table.name]).set(next.as_second());
+                metrics.table_next.set(metrics.table(&table.name), next.as_second() as f64);
             }
         }
     }
@@ -353,7 +369,7 @@ impl Runner {
         let jobs = self.jobs.borrow();
         let metrics = crate::metrics::get();
         metrics.reconcile_running.set(0);
-        metrics.reconcile_last_success.set(jobs.last_success_at.map_or(0, Timestamp::as_second));
+        metrics.reconcile_last_success.set(jobs.last_success_at.map(|at| at.as_second() as f64));
         metrics.tables_different.set(jobs.different.len() as i64);
     }
 

@@ -42,6 +42,7 @@ pub fn standing(table: &str, state: &TableState, facts: &Facts<'_>) -> Standing 
         TableState::Pending | TableState::Copying { .. } | TableState::Streaming => match facts.route {
             State::Stopped { cause, .. } => say("failed", Some(cause.clone())),
             State::Draining => say("pending", None),
+            State::NotConfigured { .. } => say("pending", Some("not configured".into())),
             State::Waiting { cause } => say("in_progress", Some(cause.clone())),
             State::Starting => say("in_progress", None),
             State::Copying | State::Streaming => running(table, state, facts),

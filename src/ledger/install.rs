@@ -18,9 +18,11 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../sql/supabase/001_tables.sql") },
     Migration { version: 2, sql: include_str!("../../sql/supabase/002_parked.sql") },
+    Migration { version: 3, sql: include_str!("../../sql/supabase/003_shape.sql") },
 ];
 
 const FUNCTIONS: &str = include_str!("../../sql/supabase/functions.sql");
+const QUICK: &str = include_str!("../../sql/supabase/quick.sql");
 const PARKED: &str = include_str!("../../sql/supabase/parked.sql");
 const EVOLVE: &str = include_str!("../../sql/supabase/evolve.sql");
 const STAGE: &str = include_str!("../../sql/supabase/stage.sql");
@@ -73,7 +75,7 @@ pub fn script_of(migrations: &[Migration]) -> String {
         "create or replace function lockstep.facts(jsonb) returns jsonb language sql as $facts$\n{FACTS}$facts$;\n"
     );
     format!(
-        "{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{DIGEST}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}"
+        "{HEAD}{refusal}{steps}\n{FUNCTIONS}\n{QUICK}\n{DIGEST}\n{facts}\n{PARKED}\n{EVOLVE}\n{STAGE}\n{DOCTOR}\n{GRANTS}{TAIL}"
     )
 }
 

@@ -126,7 +126,10 @@ fn count(report: &TableReport) {
     for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
         metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
     }
-    metrics.reconcile_table_mismatches.with_label_values(&[&report.table.to_string()]).inc_by(report.differences());
+    let name = report.table.to_string();
+    let table = metrics.table(&name);
+    metrics.table_mismatches.with_label_values(&[table]).inc_by(report.differences());
+    metrics.table_repaired.with_label_values(&[table]).inc_by(report.repaired());
 }
 
 /// The tables of a job, in the order of the route's.

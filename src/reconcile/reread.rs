@@ -1,4 +1,4 @@
-//! Reads single rows of the source again, for changes that hold them only in part.
+//! Reads rows of the source again, by their keys, for changes that hold them only in part.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::read::rows_of;
 use crate::pg::{self, Client, Url, quote};
-use crate::types::{Fault, Reread, Snapshot, Tuple};
+use crate::types::{Cell, Fault, Reread, Snapshot, Tuple, TupleBuilder};
 
 /// A commit becomes visible within microseconds, mostly.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -22,46 +22,53 @@ pub async fn reread(url: &Url, mut wanted: mpsc::Receiver<Reread>) -> Result<(),
             Some(client) => client,
             none => none.insert(pg::connect(url, "lockstep reread").await?),
         };
-        let row = one(client, &wish).await?;
-        let _ = wish.reply.send(row); // who asked may be gone; the next one asks again
+        let rows = read(client, &wish).await?;
+        let _ = wish.reply.send(rows); // who asked may be gone; the next one asks again
     }
     Ok(())
 }
 
-const TYPES: &str = "select a.attname::text, format_type(a.atttypid, -1) from pg_attribute a \
-                     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped";
+const LOOK: &str = "select c.relkind::text, array(select coalesce(format_type(a.atttypid, -1), 'text') || \
+       case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end \
+     from unnest($2::text[]) with ordinality k (name, n) \
+     left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped order by n) \
+     from pg_class c where c.oid = $1";
 
-async fn one(client: &Client, wish: &Reread) -> Result<Option<Tuple>, Fault> {
+async fn read(client: &Client, wish: &Reread) -> Result<Option<Vec<Option<Tuple>>>, Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
-    let types = client.query(TYPES, &[&wish.relation.oid]).await.map_err(fault)?;
-    let type_of = |name: &str| {
-        let found = types.iter().find(|row| row.get::<_, &str>(0) == name);
-        found.map_or_else(|| "text".to_owned(), |row| row.get(1))
+    let Some(look) = client.query_opt(LOOK, &[&wish.relation.oid, &wish.key]).await.map_err(fault)? else {
+        return Ok(Some(vec![None; wish.rows.len()])); // the table is gone, and its rows with it
     };
-    let mut matches = Vec::new();
-    for (at, (name, text)) in wish.key.iter().enumerate() {
-        let setting = format!("lockstep.key_{at}");
-        client.execute("select set_config($1, $2, false)", &[&setting, text]).await.map_err(fault)?;
-        matches.push(format!("{} = current_setting('{setting}')::{}", quote::ident(name), type_of(name)));
-    }
-    let columns: Vec<String> = wish.relation.columns.iter().map(|column| quote::ident(&column.name)).collect();
-    let table = quote::table(&wish.relation.name);
-    let read = format!("copy (select {} from {table} where {}) to stdout", columns.join(", "), matches.join(" and "));
-    begin(client, wish.xid).await?;
-    let rows = rows(client, &read, columns.len()).await;
+    let (kind, types): (String, Vec<String>) = (look.get(0), look.get(1));
+    // COPY takes no parameters, but reads a setting.
+    let keys = serde_json::to_string(&wish.rows).unwrap_or_default();
+    client.execute("select set_config('lockstep.keys', $1, false)", &[&keys]).await.map_err(fault)?;
+    let matches = wish.key.iter().zip(&types).enumerate();
+    let matches = matches.map(|(k, (name, of))| format!("t.{} = (w.k->>{k})::{of}", quote::ident(name)));
+    let columns = wish.relation.columns.iter().map(|column| format!(", t.{}", quote::ident(&column.name)));
+    let sql = format!(
+        "copy (select w.n{} from jsonb_array_elements(current_setting('lockstep.keys')::jsonb) with ordinality w (k, n) \
+         join {}{} t on {}) to stdout",
+        columns.collect::<String>(),
+        if kind == "r" { "only " } else { "" },
+        quote::table(&wish.relation.name),
+        matches.collect::<Vec<_>>().join(" and "),
+    );
+    begin(client, &wish.xids).await?;
+    let rows = rows(client, &sql, wish).await;
     client.batch_execute("commit").await.map_err(fault)?;
-    Ok(rows?.pop())
+    rows
 }
 
-/// Opens a snapshot that sees the transaction. One that waits for a synchronous standby is in the WAL, and hidden from
+/// Opens a snapshot that sees the transactions. One that waits for a synchronous standby is in the WAL, and hidden from
 /// all others, for as long as that takes.
-async fn begin(client: &Client, xid: Option<u32>) -> Result<(), Fault> {
+async fn begin(client: &Client, xids: &[u32]) -> Result<(), Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     loop {
         client.batch_execute("begin isolation level repeatable read, read only").await.map_err(fault)?;
         let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(fault)?;
         let snapshot: Snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
-        if xid.is_none_or(|xid| snapshot.sees(xid)) {
+        if xids.iter().all(|&xid| snapshot.sees(xid)) {
             return Ok(());
         }
         client.batch_execute("commit").await.map_err(fault)?;
@@ -69,14 +76,35 @@ async fn begin(client: &Client, xid: Option<u32>) -> Result<(), Fault> {
     }
 }
 
-async fn rows(client: &Client, read: &str, columns: usize) -> Result<Vec<Tuple>, Fault> {
+async fn rows(client: &Client, read: &str, wish: &Reread) -> Result<Option<Vec<Option<Tuple>>>, Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     let mut stream = pin!(client.copy_out(read).await.map_err(fault)?);
-    let mut pending = BytesMut::new();
-    let mut rows = Vec::new();
+    let (mut pending, mut lines) = (BytesMut::new(), Vec::new());
+    let mut rows = vec![None; wish.rows.len()];
+    let mut bytes = 0;
     while let Some(data) = stream.next().await {
         pending.extend_from_slice(&data.map_err(fault)?);
-        rows_of(&mut pending, columns, &mut rows)?;
+        rows_of(&mut pending, wish.relation.columns.len() + 1, &mut lines)?;
+        for line in lines.drain(..) {
+            let Some((place, row)) = apart(&line) else { continue };
+            bytes += row.size();
+            if let Some(found) = rows.get_mut(place) {
+                *found = Some(row);
+            }
+        }
+        if bytes > wish.most && rows.len() > 1 {
+            return Ok(None);
+        }
     }
-    Ok(rows)
+    Ok(Some(rows))
+}
+
+/// The place of the key that found the row, and the row behind it.
+fn apart(line: &Tuple) -> Option<(usize, Tuple)> {
+    let mut cells = line.cells();
+    let Some(Cell::Text(place)) = cells.next() else { return None };
+    let place: usize = std::str::from_utf8(place).ok()?.parse().ok()?;
+    let mut row = TupleBuilder::new();
+    cells.for_each(|cell| row.push(cell));
+    Some((place.checked_sub(1)?, row.finish()))
 }

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// It makes no sense now.
     #[error("{0}")]
     Conflict(String),
+    /// A value that will not do, and the field that holds it.
+    #[error("{cause}")]
+    Invalid { field: &'static str, cause: String },
     /// It cannot be done now, and may be later.
     #[error("{0}")]
     Unavailable(String),

@@ -1,4 +1,4 @@
-//! A row that a change touches only in part and the target does not have: it is read again from the source.
+//! Rows that changes touch only in part and the target does not have: they are read again from the source.
 
 use std::sync::Arc;
 
@@ -6,15 +6,21 @@ use tokio::sync::oneshot;
 
 use super::{Relation, Tuple};
 
+/// Rows of one table, read in one look.
 #[derive(Debug)]
 pub struct Reread {
     /// The columns that are wanted, in this order.
     pub relation: Arc<Relation>,
-    /// Name and text of each of the key's columns.
-    pub key: Vec<(String, String)>,
-    /// Who made the change. A transaction is in the WAL a moment before others see it; a read in that moment would
-    /// take its row for gone.
-    pub xid: Option<u32>,
-    /// The row as it is now; `None` when it is gone, which the stream will tell too.
-    pub reply: oneshot::Sender<Option<Tuple>>,
+    /// The key's columns.
+    pub key: Vec<String>,
+    /// Their values as text, for each row.
+    pub rows: Vec<Vec<String>>,
+    /// Who made the changes. A transaction is in the WAL a moment before others see it; a read in that moment would
+    /// take its rows for gone.
+    pub xids: Vec<u32>,
+    /// No more bytes than this, unless a single row has them.
+    pub most: usize,
+    /// Each row as it is now; `None` when it is gone, which the stream will tell too. Nothing at all when they are more
+    /// than `most`.
+    pub reply: oneshot::Sender<Option<Vec<Option<Tuple>>>>,
 }

@@ -162,6 +162,10 @@ impl Rig {
     pub async fn metric(&self, name: &str) -> f64 {
         let url = format!("http://127.0.0.1:{}/metrics", self.http);
         let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        // The label `route` has one value, and goes without saying.
+        let route = "route=\"to_supabase\"";
+        let text = text.replace(&format!("{{{route}}}"), "").replace(&format!("{route},"), "");
+        let text = text.replace(&format!(",{route}"), "");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |number| number.parse().unwrap())
     }

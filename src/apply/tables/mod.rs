@@ -151,6 +151,9 @@ impl Tables {
             reread::complete(&mut batch, &self.copying, &mut self.shapes, &self.rereads).await?;
         }
         let began = Instant::now();
+        if let Some(committed_at) = batch.committed_at {
+            self.tell(Event::Begun { committed_at });
+        }
         let plan = steps(&batch, &mut self.shapes, &mut self.forms, &self.copying)?;
         let ended = batch.copied.iter().filter(|mark| mark.done);
         self.copy_ended = ended.map(|mark| self.copying.remove(&mark.table)).filter(|&was| was).count() > 0;

@@ -1,0 +1,111 @@
+//! Rows that the target has not, or holds otherwise than the stream can know: by a hand in Supabase, or because their table
+//! was set aside meanwhile. A change that brings a part of such a row is completed from the source.
+
+use std::time::{Duration, Instant};
+
+use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
+
+use super::rig::{Rig, public, until};
+
+const TABLES: &str = "create table item (id int primary key, n int, body text);
+    alter table item alter body set storage external;
+    create table other (id int primary key, n int, body text); alter table other alter body set storage external";
+
+async fn streaming(settings: &str, env: &[(&str, &str)], tables: &str, fill: &str) -> Rig {
+    let supabase = SupabaseOptions { owner: Owner::SetReplicationRole, ..SupabaseOptions::default() };
+    let mut rig = Rig::with(PairOptions { supabase, ..PairOptions::default() }, tables).await;
+    std::fs::write(rig.dir.path().join("lockstep.toml"), settings).unwrap();
+    rig.env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    rig.env.push(("LOCKSTEP_LOOK_AGAIN".into(), "1s".into()));
+    rig.pair.source.execute(fill).await.unwrap();
+    rig.start();
+    rig.settled().await;
+    rig
+}
+
+async fn source(rig: &Rig, sql: &str) {
+    rig.pair.source.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Long values stay out of the stream while their neighbours change.
+const FILL: &str = "insert into item select i, 0, repeat('long', 700) from generate_series(1, 6000) i;
+    insert into other select i, 0, repeat('long', 700) from generate_series(1, 100) i";
+
+async fn many_are_completed(strict: bool) {
+    let env = [("LOCKSTEP_ON_REFUSAL", if strict { "strict" } else { "park" })];
+    let mut rig = streaming("", &env, TABLES, FILL).await;
+    let gone = "delete from item where id % 2 = 0; delete from other";
+    rig.pair.supabase.execute(gone).await.unwrap();
+    let asked = rig.pair.supabase.faults().counts().requests;
+    let begun = Instant::now();
+    // Some of them change again, get another key, or are gone by the time that they are looked for.
+    source(
+        &rig,
+        "begin; update item set n = 1; update other set n = 1; update item set n = 2 where id % 3 = 0;
+         update item set id = -id where id % 10 = 0; delete from item where id % 7 = 0; commit;
+         update item set n = 3 where id % 5 = 1; update other set id = -id, body = 'short' where id < 50",
+    )
+    .await;
+    rig.settled().await;
+    let (took, asked) = (begun.elapsed(), rig.pair.supabase.faults().counts().requests - asked);
+    println!("{took:?}, {asked} requests");
+    rig.assert_equal(&public(&["item", "other"])).await;
+    // A thousand rows are told at once, and the rest of the batch is written set by set.
+    assert!(asked < 60, "{asked} requests for 3,100 rows");
+    assert_eq!(rig.metric("lockstep_replays_total").await, 0.0, "{}", rig.tail());
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_rows_that_were_deleted_by_hand_are_completed_together_when_they_change() {
+    many_are_completed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_strict_too_rows_that_were_deleted_by_hand_are_completed_together() {
+    many_are_completed(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_that_are_more_than_memory_should_hold_have_their_table_compared_instead() {
+    let settings = "[apply]\nwhole_bytes = \"1 MiB\"\nmax_batch_bytes = \"256 KiB\"\n";
+    let mut rig = streaming(settings, &[], TABLES, FILL).await;
+    rig.pair.supabase.execute("truncate item").await.unwrap();
+    source(&rig, "update item set n = 1; update other set n = 1").await;
+    until("it is compared", async || {
+        let log = std::fs::read_to_string(rig.log()).unwrap();
+        log.contains("so many rows are missing in Supabase") && log.contains("takes part again: it is compared")
+    })
+    .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item", "other"])).await;
+    let parked = rig.pair.supabase.cluster.value("select count(*) from lockstep.parked").await.unwrap();
+    assert_eq!(parked, "0");
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unique_values_that_changed_places_while_a_table_was_set_aside_are_repaired() {
+    let tables = "create table seat (id int primary key, place int not null unique, code text unique)";
+    let fill = "insert into seat select i, i, 'c' || i from generate_series(1, 100) i";
+    let mut rig = streaming("", &[], tables, fill).await;
+    assert_eq!(rig.verb(&["tables", "pause", "seat"]).await.0, Some(0));
+    // Two that swap, a circle of fifty, and one that takes the place of a row that goes.
+    source(
+        &rig,
+        "update seat set place = -place; update seat set place = 3 - id where id < 3;
+         update seat set place = 11 + (id - 10) % 50 where id between 11 and 60; update seat set place = -place where place < 0;
+         update seat set code = null where id = 70; update seat set code = 'c70' where id = 71; delete from seat where id = 80;
+         update seat set place = 80 where id = 81",
+    )
+    .await;
+    rig.has_read().await;
+    assert_eq!(rig.verb(&["tables", "resume", "seat"]).await.0, Some(0));
+    rig.settled().await;
+    rig.assert_equal(&public(&["seat"])).await;
+    let parked = "select coalesce(string_agg(key || ' ' || reason, ', '), '') from lockstep.parked";
+    let parked = rig.pair.supabase.cluster.value(&parked.replace("key ||", "key::text ||")).await.unwrap();
+    assert_eq!(parked, "", "{}", rig.tail());
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
