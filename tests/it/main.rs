@@ -25,6 +25,7 @@ mod park;
 mod quick;
 mod random_schemas;
 mod reconcile;
+mod reconcile_odd;
 mod reconcile_recovery;
 mod reconcile_tables;
 mod recovery;
