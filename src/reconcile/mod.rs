@@ -11,7 +11,6 @@ mod copy;
 mod inlet;
 mod order;
 mod part;
-mod places;
 mod prove;
 mod read;
 mod repair;
@@ -51,8 +50,6 @@ pub struct Settings {
     pub rows_per_second: u64,
     /// Most keys that a report lists for each table.
     pub listed: usize,
-    /// The target's own triggers and foreign keys act on what is written.
-    pub foreign_keys_act: bool,
     /// Rows that only the target has are reported, and stay.
     pub keep_surplus: bool,
 }
