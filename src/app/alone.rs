@@ -26,7 +26,7 @@ pub async fn compare(
     let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
     let target = preflight::client(settings)?;
     let way = way::choose(settings, &source, &target).await?;
-    let reconciling = preflight::reconciling(settings, url, target, way, false);
+    let reconciling = preflight::reconciling(settings, url, target, way);
     let job = Job { tables: wanted, repair: false, why: "asked for".into() };
     reconcile::run(&reconciling, &tables, &job, None, progress).await
 }

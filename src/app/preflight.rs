@@ -244,13 +244,7 @@ pub fn shapes(tables: &[Table], settings: &Settings) -> HashMap<u32, Shape> {
 }
 
 /// What a comparison or a copy must know.
-pub fn reconciling(
-    settings: &Settings,
-    url: SourceUrl,
-    target: rest::Client,
-    way: Way,
-    suppress: bool,
-) -> reconcile::Settings {
+pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client, way: Way) -> reconcile::Settings {
     reconcile::Settings {
         url,
         reading: match way {
@@ -262,7 +256,6 @@ pub fn reconciling(
         range_bytes: settings.copy.chunk_bytes,
         rows_per_second: settings.reconcile.max_rows_per_second,
         listed: settings.reconcile.listed,
-        foreign_keys_act: !suppress,
         keep_surplus: settings.copy.existing == Existing::Keep,
     }
 }

@@ -334,7 +334,7 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = preflight::reconciling(settings, url, client, way, suppress);
+    let copying = preflight::reconciling(settings, url, client, way);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();

@@ -72,6 +72,12 @@ impl Calendar {
         self.all.iter().filter_map(|planned| planned.due).min()
     }
 
+    /// When a table's next run is due.
+    pub fn next_of(&self, table: &str) -> Option<Timestamp> {
+        let of = self.all.iter().filter(|planned| planned.entry.takes(table, &self.all));
+        of.filter_map(|planned| planned.due).min()
+    }
+
     /// The longest pause between two of the next runs, over the entries together: within it a run should have ended.
     pub fn interval(&self, now: Timestamp) -> Option<Duration> {
         let next = |after: Timestamp| self.all.iter().filter_map(|planned| planned.entry.timetable.next(after)).min();
@@ -83,12 +89,6 @@ impl Calendar {
             Duration::try_from(pause).ok()
         });
         pauses.max()
-    }
-
-    /// When a table's next run is due.
-    pub fn next_of(&self, table: &str) -> Option<Timestamp> {
-        let of = self.all.iter().filter(|planned| planned.entry.takes(table, &self.all));
-        of.filter_map(|planned| planned.due).min()
     }
 
     /// What is due by now, of the tables that can be looked at.

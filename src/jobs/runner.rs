@@ -68,7 +68,7 @@ impl Runner {
         });
         for (table, at) in past.equal {
             let metrics = crate::metrics::get();
-            metrics.reconcile_table_success.set(metrics.table(&table), at.as_second() as f64);
+            metrics.table_equal.set(metrics.table(&table), at.as_second() as f64);
         }
         self.metrics();
         let scheduled = if self.catch_up { past.scheduled } else { BTreeMap::new() };
@@ -336,11 +336,10 @@ impl Runner {
                 Verdict::Unknown { .. } => {}
             }
         });
-        let metrics = crate::metrics::get();
         if report.verdict == Verdict::Equal {
-            metrics.reconcile_table_success.set(metrics.table(&name), Timestamp::now().as_second() as f64);
+            let metrics = crate::metrics::get();
+            metrics.table_equal.set(metrics.table(&name), Timestamp::now().as_second() as f64);
         }
-        metrics.table_repaired.with_label_values(&[metrics.table(&name)]).inc_by(report.repaired());
         match &report.verdict {
             Verdict::Equal if found == 0 => tracing::debug!(table = %name, rows = report.rows, "equal"),
             Verdict::Equal => info!(table = %name, found, repaired = report.repaired(), "repaired"),
@@ -363,10 +362,10 @@ impl Runner {
         metrics.reconcile_next.set(next_at.map(|at| at.as_second() as f64));
         metrics.reconcile_interval.set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
         // Anew each time: a table that is gone, or has no schedule any more, has no line.
-        metrics.reconcile_table_next.reset();
+        metrics.table_next.reset();
         for table in &self.status.borrow().tables {
             if let Some(next) = calendar.next_of(&table.name) {
-                metrics.reconcile_table_next.set(metrics.table(&table.name), next.as_second() as f64);
+                metrics.table_next.set(metrics.table(&table.name), next.as_second() as f64);
             }
         }
     }

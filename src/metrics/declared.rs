@@ -142,14 +142,14 @@ declare! {
             "Rows in which runs found the target to differ";
         reconcile_repaired: IntCounterVec "reconcile_rows_repaired_total" { kind: "insert, update, delete" }
             "Rows that runs repaired";
+        table_equal: MaybeVec "table_equal_timestamp_seconds" { table: "name, or other" }
+            "When a run last found or made this table equal on both sides";
+        table_next: MaybeVec "table_next_run_timestamp_seconds" { table: "name, or other" }
+            "When the schedule compares this table next; absent: never";
+        table_mismatches: IntCounterVec "table_mismatches_total" { table: "name, or other" }
+            "Rows in which runs found the target to differ, by table";
         table_repaired: IntCounterVec "table_rows_repaired_total" { table: "name, or other" }
             "Rows that runs repaired, by table";
-        reconcile_table_success: MaybeVec "reconcile_table_last_success_timestamp_seconds" { table: "name, or other" }
-            "When a run last left the table equal on both sides";
-        reconcile_table_next: MaybeVec "reconcile_table_next_timestamp_seconds" { table: "name, or other" }
-            "When the schedule compares the table next; absent: never";
-        reconcile_table_mismatches: IntCounterVec "reconcile_table_mismatches_total" { table: "name, or other" }
-            "Rows of the table in which runs found the target to differ";
         tables_different: IntGauge "tables_different" "Tables that are known to differ and not repaired yet";
     }
     Route "Workflows" {

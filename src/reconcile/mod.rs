@@ -11,7 +11,6 @@ mod copy;
 mod inlet;
 mod order;
 mod part;
-mod places;
 mod prove;
 mod read;
 mod repair;
@@ -51,8 +50,6 @@ pub struct Settings {
     pub rows_per_second: u64,
     /// Most keys that a report lists for each table.
     pub listed: usize,
-    /// The target's own triggers and foreign keys act on what is written.
-    pub foreign_keys_act: bool,
     /// Rows that only the target has are reported, and stay.
     pub keep_surplus: bool,
 }
@@ -126,8 +123,10 @@ fn count(report: &TableReport) {
     for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
         metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
     }
-    let table = report.table.to_string();
-    metrics.reconcile_table_mismatches.with_label_values(&[metrics.table(&table)]).inc_by(report.differences());
+    let name = report.table.to_string();
+    let table = metrics.table(&name);
+    metrics.table_mismatches.with_label_values(&[table]).inc_by(report.differences());
+    metrics.table_repaired.with_label_values(&[table]).inc_by(report.repaired());
 }
 
 /// The tables of a job, in the order of the route's.

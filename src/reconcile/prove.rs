@@ -69,7 +69,7 @@ fn judge(turn: Turn<'_>) -> Judgement {
 }
 
 /// Rows that are looked at together.
-pub const TOGETHER: usize = 2000;
+const TOGETHER: usize = 2000;
 /// Turns before a row counts as unsettled. A surplus row takes two; a second and a half passes in all.
 const TURNS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(5);

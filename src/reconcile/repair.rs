@@ -11,7 +11,6 @@ use tracing::info;
 use super::Inlet;
 use super::check::Check;
 use super::part::Key;
-use super::places::Turn;
 use super::prove::{Found, prove};
 use super::read::relation;
 use super::target::Trouble;
@@ -55,8 +54,7 @@ impl Check<'_> {
             self.tell(Phase::Repairing);
             let keys = found.iter().map(|found| found.key.clone()).collect();
             let (surplus, others) = found.into_iter().partition(|found| found.kind == DifferenceKind::Surplus);
-            self.write(inlet, alone(surplus), Only::AsFound).await?;
-            let others = self.turns(others).await?;
+            self.write(inlet, surplus, Only::AsFound).await?;
             self.write(inlet, others, Only::AsFound).await?;
             let proved = prove(&self.source, &mut self.target, keys).await?;
             self.unsettled(proved.unsettled).await?;
@@ -80,40 +78,30 @@ impl Check<'_> {
     pub(super) async fn write_all(&mut self, keys: Vec<Key>) -> Result<(), Trouble> {
         let Some(inlet) = self.inlet else { return Ok(()) };
         let found = |key| Found { key, kind: DifferenceKind::Missing, version: None };
-        self.write(inlet, alone(keys.into_iter().map(found).collect()), Only::All).await
+        self.write(inlet, keys.into_iter().map(found).collect(), Only::All).await
     }
 
-    async fn write(&mut self, inlet: &Inlet, turns: Vec<Turn>, only: Only) -> Result<(), Trouble> {
+    async fn write(&mut self, inlet: &Inlet, found: Vec<Found>, only: Only) -> Result<(), Trouble> {
         let relation = Arc::new(relation(self.table));
-        let mut rest = VecDeque::from(turns);
+        let mut rest = VecDeque::from(found);
         let (mut size, mut again, mut last) = (ROWS.0, 0, None);
         while !rest.is_empty() {
-            let mut these: Vec<Turn> = rest.drain(..size.min(rest.len())).collect();
-            // Rows that change places do so in one transaction.
-            let group = these.last().map_or(0, |turn| turn.group);
-            while these.len() < ROWS.1 && rest.front().is_some_and(|next| group > 0 && next.group == group) {
-                these.extend(rest.pop_front());
-            }
+            let these: Vec<Found> = rest.drain(..size.min(rest.len())).collect();
             let low = inlet.low(self.source.client, self.table.oid).await?;
-            let keys: Vec<Key> = these.iter().map(|turn| turn.found.key.clone()).collect();
+            let keys: Vec<Key> = these.iter().map(|found| found.key.clone()).collect();
             let mut fetched = self.source.fetch(&keys, self.settings.range_bytes.saturating_mul(MOST_OVER)).await?;
             let (mut gone, mut rows, mut kinds) = (Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
             let mut unread = Vec::new();
-            for (place, turn) in these.iter().enumerate() {
-                let found = &turn.found;
+            for (place, found) in these.iter().enumerate() {
                 match fetched.rows.remove(&place) {
                     Some((version, row)) if only == Only::All || found.version.as_ref() == Some(&version) => {
-                        if turn.gives_way {
-                            gone.push(key_row(&relation, &self.table.key, &found.key));
-                            kinds.0.push(None); // it comes again
-                        }
                         rows.push(row);
-                        kinds.1.push(Some(found.kind));
+                        kinds.1.push(found.kind);
                     }
-                    None if fetched.cut => unread.push(turn.clone()),
+                    None if fetched.cut => unread.push(found.clone()),
                     None if only == Only::All || found.kind == DifferenceKind::Surplus => {
                         gone.push(key_row(&relation, &self.table.key, &found.key));
-                        kinds.0.push(Some(DifferenceKind::Surplus));
+                        kinds.0.push(DifferenceKind::Surplus);
                     }
                     _ => {} // it changed since: the stream brings it, and it is looked at again
                 }
@@ -135,7 +123,7 @@ impl Check<'_> {
                         self.count(&kinds.0, &left_out);
                     }
                     again = 0;
-                    unread.into_iter().rev().for_each(|turn| rest.push_front(turn));
+                    unread.into_iter().rev().for_each(|found| rest.push_front(found));
                 }
                 Ok(Merged::ReadAgain) => {
                     again += 1;
@@ -143,7 +131,7 @@ impl Check<'_> {
                         let cause = format!("{}: its rows change too much to be repaired", self.table.name);
                         return Err(Fault::retry(cause).into());
                     }
-                    these.into_iter().rev().for_each(|turn| rest.push_front(turn));
+                    these.into_iter().rev().for_each(|found| rest.push_front(found));
                     size = (size / 2).max(1);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -156,11 +144,11 @@ impl Check<'_> {
         }
     }
 
-    fn count(&mut self, kinds: &[Option<DifferenceKind>], left_out: &[usize]) {
+    fn count(&mut self, kinds: &[DifferenceKind], left_out: &[usize]) {
         for (place, kind) in kinds.iter().enumerate() {
-            let Some(kind) = kind.filter(|_| !left_out.contains(&place)) else {
+            if left_out.contains(&place) {
                 continue; // the stream brought it in this very moment
-            };
+            }
             *match kind {
                 DifferenceKind::Missing => &mut self.report.inserted,
                 DifferenceKind::Different => &mut self.report.updated,
@@ -168,10 +156,6 @@ impl Check<'_> {
             } += 1;
         }
     }
-}
-
-fn alone(found: Vec<Found>) -> Vec<Turn> {
-    found.into_iter().map(|found| Turn { found, group: 0, gives_way: false }).collect()
 }
 
 /// A row of which only the key is known, as the stream brings it with a delete.

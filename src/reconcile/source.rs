@@ -203,25 +203,6 @@ impl<'a> Source<'a> {
         Ok(seen)
     }
 
-    /// A hash of some columns of single rows, each in the place of its key; none where one of them is NULL.
-    pub async fn values(&self, keys: &[Key], columns: &[String]) -> Result<Vec<Option<String>>, Fault> {
-        let columns: Vec<String> = columns.iter().map(|name| format!("t.{}", quote::ident(name))).collect();
-        let columns = columns.join(", ");
-        let hash = hash_of(&columns, self.hash_is_plain());
-        let sql = format!(
-            "select w.n, case when num_nulls({columns}) = 0 then {hash} end from {}",
-            self.by_key("$1::text::jsonb")
-        );
-        let rows = self.client.query(&sql, &[&json(keys)]).await.map_err(|e| pg::client::fault(&e))?;
-        let mut values = vec![None; keys.len()];
-        for row in rows {
-            if let Some(place) = place(row.get(0)).and_then(|place| values.get_mut(place)) {
-                *place = row.get(1);
-            }
-        }
-        Ok(values)
-    }
-
     /// Whether a commit may be in the WAL that nobody sees yet, because it waits for a synchronous standby.
     pub async fn hides_commits(&self) -> Result<bool, Fault> {
         let sql = "select exists (select from pg_stat_activity where wait_event = 'SyncRep')";

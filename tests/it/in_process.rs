@@ -31,7 +31,6 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
         range_bytes: 1_000_000,
         rows_per_second: 0,
         listed: 10_000,
-        foreign_keys_act: true,
         keep_surplus: false,
     }
 }

@@ -75,12 +75,10 @@ async fn verify_and_sync_say_what_differs_repair_it_and_leave_a_history() {
     until("it is completed", async || rig.pair.source.value(state).await.unwrap() == "completed: ").await;
     assert_eq!(rig.metric("lockstep_reconcile_rows_repaired_total{kind=\"delete\"}").await, 1.0);
     assert!(rig.metric("lockstep_reconcile_last_success_timestamp_seconds").await > 1.7e9);
-    assert!(
-        rig.metric("lockstep_reconcile_table_last_success_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9
-    );
+    assert!(rig.metric("lockstep_table_equal_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9);
     // Found by `verify`, by the dry run and by `sync`, since the last start.
-    assert_eq!(rig.metric("lockstep_reconcile_table_mismatches_total{table=\"public.agents\"}").await, 8.0);
-    assert_eq!(rig.metric("lockstep_reconcile_table_mismatches_total{table=\"public.tasks\"}").await, 0.0);
+    assert_eq!(rig.metric("lockstep_table_mismatches_total{table=\"public.agents\"}").await, 8.0);
+    assert_eq!(rig.metric("lockstep_table_mismatches_total{table=\"public.tasks\"}").await, 0.0);
 
     let results =
         history(&rig, "string_agg(result, ' ' order by id) filter (where table_name = 'public.agents')").await;
@@ -136,8 +134,8 @@ async fn the_schedule_finds_and_repairs_damage_by_itself_and_a_table_may_have_it
     let status = rig.status().await.unwrap();
     assert!(status["jobs"]["next_at"].is_string(), "{status}");
     assert!(rig.metric("lockstep_reconcile_next_timestamp_seconds").await > 1.7e9);
-    assert!(rig.metric("lockstep_reconcile_table_next_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9);
-    assert_eq!(rig.metric("lockstep_reconcile_table_next_timestamp_seconds{table=\"public.tasks\"}").await, 0.0);
+    assert!(rig.metric("lockstep_table_next_run_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9);
+    assert_eq!(rig.metric("lockstep_table_next_run_timestamp_seconds{table=\"public.tasks\"}").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ mod quick;
 mod random_schemas;
 mod receiver;
 mod reconcile;
+mod reconcile_odd;
 mod reconcile_recovery;
 mod reconcile_tables;
 mod recovery;

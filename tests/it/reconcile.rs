@@ -338,50 +338,6 @@ async fn whatever_is_damaged_beside_whatever_traffic_and_kills_it_ends_equal_wit
     assert_eq!(repeats(&damager).await.unwrap(), [""; 0], "a row was written as it was");
 }
 
-/// Unique values change places among rows that a repair writes, in circles and in chains; and a missing row is to have
-/// what another one still holds.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_change_places_are_repaired_as_one_and_none_is_parked() {
-    let schema = "create table t (id int primary key, u int not null unique, a int, b text, unique (a, b))";
-    let mut rig = Rig::new(schema).await;
-    rig.pair
-        .source
-        .execute("insert into t select i, i, case when i % 3 > 0 then i end, 'b' from generate_series(1, 2000) i")
-        .await
-        .unwrap();
-    rig.start();
-    rig.settled().await;
-    rig.terminate().await;
-    let tables = public(&["t"]);
-    let target = &rig.pair.supabase.cluster;
-    target
-        .execute(
-            "begin; alter table t drop constraint t_u_key, drop constraint t_a_b_key;
-             update t set u = case when id % 2 = 0 then id - 1 else id + 1 end where id between 101 and 400; -- pairs
-             update t set u = case id when 590 then 501 else id + 1 end where id between 501 and 590;        -- one circle
-             update t set u = id + 10000 where id = 700; update t set u = id - 1 where id between 701 and 720; -- a chain
-             update t set a = case id when 800 then 802 when 802 then 800 end where id in (800, 802);        -- of two columns
-             delete from t where id = 900; update t set u = 900 where id = 901;
-             alter table t add constraint t_u_key unique (u), add constraint t_a_b_key unique (a, b); commit",
-        )
-        .await
-        .unwrap();
-    rig.pair.log_changes(&tables).await.unwrap();
-    let mut route = Route::start(&rig, 11).await;
-    for report in route.sync(&tables).await {
-        let counts = (report.inserted, report.updated, report.deleted);
-        assert_eq!((&report.verdict, counts), (&Verdict::Equal, (1, 300 + 90 + 21 + 2 + 1, 0)), "{report:?}");
-    }
-    rig.assert_equal(&tables).await;
-    let target = &rig.pair.supabase.cluster;
-    assert_eq!(target.value("select count(*) from lockstep.parked").await.unwrap(), "0");
-    // One of each circle goes and comes again, the others are updated: at no moment is any of them not there.
-    let client = target.connect().await.unwrap();
-    let deletes = logged(&client).await.unwrap().iter().filter(|one| one.op == "DELETE").count();
-    assert_eq!(deletes, 150 + 1 + 1);
-    assert_eq!(repeats(&client).await.unwrap(), [""; 0], "a row was written as it was");
-}
-
 /// The stream goes first: nothing is asked of a target that lags.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_waits_while_the_stream_is_behind() {

@@ -75,18 +75,9 @@ impl<'a> Functions<'a> {
         Ok(answer.found)
     }
 
-    pub async fn values(&mut self, at: Lsn, keys: &[Key], columns: &[String]) -> Result<Vec<Option<String>>, Trouble> {
-        let seen = self.seen(at, keys.len(), json!({"keys": keys, "columns": columns})).await?;
-        Ok(seen.into_iter().map(|seen| seen.map(|seen| seen.hash)).collect())
-    }
-
     pub async fn observe(&mut self, at: Lsn, keys: &[Key]) -> Result<Vec<Option<Seen>>, Trouble> {
-        self.seen(at, keys.len(), json!({"keys": keys})).await
-    }
-
-    async fn seen(&mut self, at: Lsn, keys: usize, request: Value) -> Result<Vec<Option<Seen>>, Trouble> {
-        let answer: Found<(usize, String, String)> = self.ask(Some(at), request).await?;
-        let mut seen = vec![None; keys];
+        let answer: Found<(usize, String, String)> = self.ask(Some(at), json!({"keys": keys})).await?;
+        let mut seen = vec![None; keys.len()];
         for (n, hash, version) in answer.found {
             if let Some(place) = n.checked_sub(1).and_then(|place| seen.get_mut(place)) {
                 *place = Some(Seen { hash, version });
@@ -114,9 +105,7 @@ impl<'a> Functions<'a> {
         if request.get("nothing").is_none() {
             request["schema"] = json!(table.name.schema);
             request["table"] = json!(table.name.name);
-            if request.get("columns").is_none() {
-                request["columns"] = table.columns.iter().map(|column| column.name.as_str()).collect();
-            }
+            request["columns"] = table.columns.iter().map(|column| column.name.as_str()).collect();
             request["key"] = json!(table.key);
         }
         let request = json!({"request": request});

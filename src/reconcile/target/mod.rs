@@ -167,14 +167,6 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// A hash of some columns of single rows, each in the place of its key.
-    pub async fn values(&mut self, at: Lsn, keys: &[Key], columns: &[String]) -> Result<Vec<Option<String>>, Trouble> {
-        match self {
-            Self::Functions(functions) => functions.values(at, keys, columns).await,
-            Self::Pages(pages) => pages.values(at, keys, columns).await,
-        }
-    }
-
     /// Returns once the target holds all that was committed before this point.
     pub async fn reach(&mut self, at: Lsn) -> Result<(), Trouble> {
         match self {

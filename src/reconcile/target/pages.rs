@@ -147,39 +147,19 @@ impl<'a> Pages<'a> {
     }
 
     pub async fn observe(&mut self, at: Lsn, keys: &[Key]) -> Result<Vec<Option<Seen>>, Trouble> {
-        let mut seen = vec![None; keys.len()];
-        for (place, Row(mut cells)) in self.by_key(at, keys).await? {
-            let version = cells.pop().flatten().unwrap_or_default();
-            seen[place] = Some(Seen { hash: hash(&cells), version });
-        }
-        Ok(seen)
-    }
-
-    pub async fn values(&mut self, at: Lsn, keys: &[Key], columns: &[String]) -> Result<Vec<Option<String>>, Trouble> {
-        let place = |name: &String| self.table.columns.iter().position(|column| &column.name == name);
-        let columns: Vec<usize> = columns.iter().filter_map(place).collect();
-        let mut values = vec![None; keys.len()];
-        for (place, Row(cells)) in self.by_key(at, keys).await? {
-            let cells: Vec<Option<String>> = columns.iter().filter_map(|&at| cells.get(at).cloned()).collect();
-            values[place] = Some(hash(&cells));
-        }
-        Ok(values)
-    }
-
-    /// Single rows with their versions, and the place of the key of each.
-    async fn by_key(&mut self, at: Lsn, keys: &[Key]) -> Result<Vec<(usize, Row)>, Trouble> {
         self.wait(at).await?;
         let places: HashMap<&Key, usize> = keys.iter().enumerate().map(|(place, key)| (key, place)).collect();
-        let mut found = Vec::new();
+        let mut seen = vec![None; keys.len()];
         let room = REST_BYTES.saturating_sub(self.select.1.len()).max(REST_BYTES / 4);
         for filters in chunks(keys.iter().map(|key| is(&self.table.key, key)), room)? {
             let query = format!("select={}&or=({})", self.select.1, filters.join(","));
-            for row in self.get(&query).await? {
-                let Some(&place) = self.key_of(&row.0).and_then(|key| places.get(&key)) else { continue };
-                found.push((place, row));
+            for Row(mut cells) in self.get(&query).await? {
+                let version = cells.pop().flatten().unwrap_or_default();
+                let Some(&place) = self.key_of(&cells).and_then(|key| places.get(&key)) else { continue };
+                seen[place] = Some(Seen { hash: hash(&cells), version });
             }
         }
-        Ok(found)
+        Ok(seen)
     }
 
     /// Returns once the target holds all that was committed before this point: what was confirmed to the source is there.
