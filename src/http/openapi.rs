@@ -195,6 +195,7 @@ fn routes() -> Vec<Route> {
             .ask("name", text(), "of a style or a script")
             .text("*/*")
             .also(&[304, 404]),
+        Route::new("get", "/runbook", "page", "What each alert means, and what to do").text("text/html"),
         Route::new("get", "/login", "session", "The login page; leads on where none is needed")
             .text("text/html")
             .also(&[303])
