@@ -65,15 +65,13 @@ impl History {
     }
 
     pub async fn table(&mut self, id: &str, report: &TableReport) {
-        let (result, why) = match &report.verdict {
-            Verdict::Equal if report.repaired() > 0 => ("repaired", None),
-            Verdict::Equal => ("equal", None),
-            Verdict::Different => ("different", None),
-            Verdict::Unknown { why } => ("unknown", Some(why.as_str())),
+        let why = match &report.verdict {
+            Verdict::Unknown { why } => Some(why.as_str()),
+            _ => None,
         };
         let write = async {
             let client = self.open().await?;
-            runs::end(client, id, report, result, why).await
+            runs::end(client, id, report, runs::result(report), why).await
         };
         let end = tokio::time::timeout(PATIENCE, write).await;
         self.ended(end);
