@@ -326,7 +326,7 @@ impl Runner {
         let name = report.table.to_string();
         let found = report.differences();
         self.jobs.send_modify(|jobs| {
-            let result = history::result(report).into();
+            let result = crate::ledger::runs::result(report).into();
             jobs.verified.insert(name.clone(), Verified { at: Timestamp::now(), result });
             match &report.verdict {
                 Verdict::Equal => _ = jobs.different.remove(&name),
