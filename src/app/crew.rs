@@ -12,13 +12,15 @@ use super::preflight;
 use super::pulse::Pulse;
 use super::route::Control;
 use super::source_watch::SourceWatch;
+use super::timeline;
 use super::workflows::{self, Office};
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
+use crate::pg::Url;
 use crate::scheduler::Timetable;
-use crate::status::{Jobs, Status};
-use crate::types::{Fault, JobView, Order};
+use crate::status::{Jobs, Status, Synced};
+use crate::types::{Fault, JobView, Order, Timeline, Told};
 
 pub struct Crew {
     runner: Runner,
@@ -27,6 +29,7 @@ pub struct Crew {
     keeper: Option<Keeper>,
     source_watch: SourceWatch,
     office: Office,
+    timeline: Option<(Url, bool, Boards, watch::Receiver<Status>)>,
 }
 
 /// What the window shows of it, and the commands that come through it. They outlive a crew.
@@ -35,9 +38,15 @@ pub struct Boards {
     pub jobs: watch::Sender<Jobs>,
     pub book: watch::Sender<Vec<JobView>>,
     pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
-    /// Wishes about workflows: whoever waits for Supabase keeps none of them waiting.
-    pub wishes: Arc<Mutex<mpsc::Receiver<Order>>>,
     pub pulse: Pulse,
+    /// What is known to be in the target.
+    pub synced: watch::Sender<Synced>,
+    /// How many live views are open.
+    pub watchers: watch::Sender<usize>,
+    /// Wishes about workflows, which have a desk of their own.
+    pub wishes: Arc<Mutex<mpsc::Receiver<Order>>>,
+    pub timeline: Timeline,
+    pub told: Arc<Mutex<Told>>,
 }
 
 /// The crew at work.
@@ -59,10 +68,11 @@ impl Crew {
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
         let (asks, asked) = mpsc::channel(4);
-        let Boards { jobs, book, ordered, wishes, pulse: _ } = boards.clone();
+        let Boards { jobs, book, ordered, synced, watchers, wishes, timeline, told: _, pulse } = boards.clone();
+        let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
+        let (look_again, _) = watch::channel(0);
         let bell = crate::workflows::Bell::default();
         let office = Office::new(settings, bell.clone(), wishes)?;
-        let (look_again, _) = watch::channel(0);
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -72,6 +82,7 @@ impl Crew {
             within: settings.http.in_step_within,
             status: status.subscribe(),
             jobs: jobs.subscribe(),
+            shown: synced,
         });
         let (clock, known) = watch::channel(None);
         let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
@@ -86,9 +97,9 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let (work, pulse) = (Arc::new(Mutex::new(works)), boards.pulse.clone());
-        let control = Control { look_again, clock: known, pulse, work, bell };
-        Ok((Self { runner, commands, ordered, keeper, source_watch, office }, control))
+        let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
+        let control = Control { look_again, clock: known, pulse, work, watchers, timeline, bell };
+        Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
@@ -97,6 +108,10 @@ impl Crew {
         others.spawn(self.runner.run());
         others.spawn(async { match self.source_watch.keep().await {} });
         others.spawn(self.commands.serve(self.ordered));
+        if let Some((url, create, Boards { book, timeline, told, .. }, status)) = self.timeline {
+            others.spawn(timeline::write(url, create, told));
+            others.spawn(timeline::observe(timeline, status, book.subscribe()));
+        }
         let office = self.office.begin();
         let Some(keeper) = self.keeper else { return AtWork { others, keeper: None, office } };
         let (begun, mut seen) = watch::channel(false);

@@ -11,12 +11,14 @@ mod lateness;
 mod notify;
 pub(crate) mod preflight;
 mod pulse;
+mod reach;
 pub(crate) mod recovery;
 mod report;
 mod route;
 mod service;
 mod source_watch;
 mod tables;
+mod timeline;
 mod vitals;
 mod way;
 mod workflows;
@@ -33,7 +35,7 @@ use crate::config::Settings;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
-pub use alone::{compare, runs};
+pub use alone::{Counted, compare, data, runs, without_key};
 pub use notify::reloading;
 pub use preflight::client as target;
 pub use route::ROUTE;
@@ -42,11 +44,6 @@ use route::{Control, Ended};
 pub use service::{Outside, serve};
 use tables::Refused;
 pub use workflows::ask as ask_workflows;
-
-/// Replicates until `shutdown` turns true, with settings that stay what they are.
-pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
-    serve(settings, Outside::nobody(), shutdown).await
-}
 
 async fn supervise(
     settings: &Settings,

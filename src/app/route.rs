@@ -17,7 +17,7 @@ use super::pulse::Pulse;
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
-use super::{evolve, recovery};
+use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
@@ -29,7 +29,7 @@ use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Job, Position, Table, TableName, queue};
+use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
 
@@ -66,6 +66,10 @@ pub struct Control {
     pub pulse: Pulse,
     /// Tables to compare. Whichever life of the route runs takes them.
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    /// How many live views are open.
+    pub watchers: watch::Receiver<usize>,
+    /// Where it is told what happens.
+    pub timeline: Timeline,
     /// Rung when a run of a workflow was recorded.
     pub bell: Bell,
 }
@@ -84,7 +88,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, refused) => ready?,
+        ready = look(settings, refused, &control.timeline) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -93,7 +97,7 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
@@ -131,6 +135,8 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let broken = found.as_ref().and_then(recovery::judge);
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
+        let what = "the stream begins anew, and every table is compared and repaired";
+        timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
     let want = slot::Want {
@@ -237,7 +243,8 @@ async fn stream(
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
-    let copies = copies(&tables, &hello, way);
+    let copies = copies(&tables, &hello);
+    let suppress = way == Way::Rpc && hello.suppress && settings.apply.triggers == Triggers::Suppress;
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
@@ -298,7 +305,7 @@ async fn stream(
             let apply = Apply {
                 settings: crate::apply::Settings {
                     route: ROUTE.into(),
-                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    suppress,
                     whole_bytes: settings.apply.whole_bytes,
                     limits: limits.clone(),
                     park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
@@ -327,7 +334,7 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = preflight::reconciling(settings, url, client);
+    let copying = preflight::reconciling(settings, url, client, way);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
@@ -346,6 +353,7 @@ async fn stream(
         }
     });
 
+    let (felt, feeling) = watch::channel(None);
     let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
         tokio::select! {
@@ -370,7 +378,8 @@ async fn stream(
     let deadline = deadline(shutdown, settings.shutdown.deadline);
     tokio::select! {
         end = &mut ended => end,
-        never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
+        never = report.keep(progress_seen, settled_seen, held, feeling, happened) => match never {},
+        never = reach::watch(&target, control.watchers.clone(), &felt) => match never {},
         never = turning => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");
@@ -404,7 +413,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 }
 
 /// Tables whose first copy is not finished, and how far it is.
-fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
+fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
     let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
@@ -415,8 +424,7 @@ fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
-        // Plain PostgREST has no digests: everything is written again, and rows that only the target has stay.
-        in_doubt: finding.is_in_doubt() && way == Way::Rpc,
+        in_doubt: finding.is_in_doubt(),
     };
     unfinished.map(copy).collect()
 }

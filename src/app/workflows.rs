@@ -1,8 +1,8 @@
 //! What the settings mean for workflows, and the people who work on them beside the route.
 
-use secrecy::ExposeSecret;
 use std::sync::Arc;
 
+use secrecy::ExposeSecret;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -57,6 +57,7 @@ pub struct AtWork {
 }
 
 impl Office {
+    /// `orders` outlive it.
     pub fn new(config: &Settings, bell: Bell, orders: Arc<Mutex<mpsc::Receiver<Order>>>) -> Result<Self, Fault> {
         let (mut courier, mut desk) = (None, None);
         if config.workflows.enabled {

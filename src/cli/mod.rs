@@ -1,6 +1,7 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
 mod address;
+mod data;
 mod demo;
 mod doctor;
 mod log;
@@ -54,6 +55,8 @@ enum Verb {
     Sync(verify::SyncArgs),
     /// Where each table stands; pause, resume or resync one
     Tables(tables::TablesArgs),
+    /// What is there: rows of each table on both sides (exit 0: the same numbers)
+    Data(data::Args),
     /// What runs of comparison found and repaired, the newest first
     Runs(tables::RunsArgs),
     /// Workflows: what there is, what became of their runs; create, test, replay
@@ -152,6 +155,7 @@ fn go(cli: Cli) -> Result<(), Failure> {
         Verb::Verify(args) => wait(verify::verify(args, &settings()?)),
         Verb::Sync(args) => wait(verify::sync(args, &settings()?)),
         Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
+        Verb::Data(args) => wait(data::run(args, &settings()?)),
         Verb::Runs(args) => wait(tables::runs(args, &settings()?)),
         Verb::Workflow(args) => wait(workflow::run(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),

@@ -56,6 +56,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("schedule.catch_up"),
     switch("state.enabled", "LOCKSTEP_STATE"),
     plain("state.table"),
+    switch("state.activity", "LOCKSTEP_ACTIVITY"),
     switch("workflows.enabled", "LOCKSTEP_WORKFLOWS"),
     plain("workflows.table"),
     with("workflows.signing_secret", "LOCKSTEP_SIGNING_SECRET"),

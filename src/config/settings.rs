@@ -296,11 +296,13 @@ pub struct State {
     /// Its name, as `schema.table`. One that is there already is adopted with its rows.
     #[serde(deserialize_with = "table_name")]
     pub table: TableName,
+    /// Keep the time line (`lockstep.activity` in the source): who did what, and what happened.
+    pub activity: bool,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+        Self { enabled: true, table: TableName::new("public", "supabase_sync_state"), activity: true }
     }
 }
 

@@ -19,7 +19,9 @@ use subtle::ConstantTimeEq;
 
 use super::api::say;
 use super::lockout::Lockout;
-use super::session::{Id, Session, Sessions, digest};
+use super::record;
+pub(super) use super::session::digest;
+use super::session::{Id, Session, Sessions};
 use super::{POLICY, Shared};
 
 /// What is demanded of those who come.
@@ -107,7 +109,10 @@ pub(super) enum Refusal {
     Role,
 }
 
-/// Without secrets: probes and the login. Supabase's hook has a secret and limits of its own: see `webhook`.
+/// How our own verbs begin to say who they are.
+const CLI: &str = "lockstep/";
+
+/// Without secrets: probes and the login.
 const OPEN: [&str; 5] = ["/healthz", "/readyz", "/login", "/login.css", "/api/session"];
 
 impl Guard {
@@ -218,7 +223,10 @@ impl Guard {
         if OPEN.contains(&path) {
             return Ok(None);
         }
-        let caller = self.caller(headers, peer, now)?;
+        let mut caller = self.caller(headers, peer, now)?;
+        if headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(CLI.as_bytes())) {
+            caller.who = format!("cli ({})", caller.who);
+        }
         if method.is_safe() {
             return Ok(Some(caller));
         }
@@ -241,7 +249,6 @@ pub(super) fn own_page(caller: &Caller, headers: &HeaderMap) -> Result<(), Refus
 
 /// Of a request that has a body: a command and its names.
 const BODY_BYTES: usize = 64 << 10;
-
 /// Lets a request through, with who sent it and its whole body, or answers it.
 pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -254,12 +261,17 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
             refused(refusal, page)
         }
         Ok(caller) => match whole(body, BODY_BYTES, shared.body_time).await {
-            Err(answer) => answer,
+            Err(answer) => *answer,
             Ok(body) => {
-                if let Some(caller) = caller {
-                    parts.extensions.insert(caller);
+                let (method, path) = (parts.method.clone(), path.to_owned());
+                if let Some(caller) = &caller {
+                    parts.extensions.insert(caller.clone());
                 }
-                next.run(Request::from_parts(parts, body)).await
+                let answer = next.run(Request::from_parts(parts, body)).await;
+                if let Some(caller) = &caller {
+                    record::action(&shared.window.timeline, &method, &path, caller, &answer);
+                }
+                answer
             }
         },
     };
@@ -274,14 +286,14 @@ pub(super) fn peer(extensions: &axum::http::Extensions) -> IpAddr {
 }
 
 /// The whole body, within its limits: what works on it afterwards waits for nobody.
-async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Response> {
+async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Box<Response>> {
     match tokio::time::timeout(time, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => Ok(Body::from(bytes)),
         Ok(Err(_)) => {
             let cause = format!("the body is larger than {most} bytes, or it broke off");
-            Err(say(StatusCode::PAYLOAD_TOO_LARGE, &cause))
+            Err(Box::new(say(StatusCode::PAYLOAD_TOO_LARGE, &cause)))
         }
-        Err(_) => Err(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Err(_) => Err(Box::new(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))),
     }
 }
 

@@ -3,12 +3,18 @@
 //! break replication.
 
 mod accept;
+mod activity;
 mod api;
+mod asked;
+mod assets;
 mod events;
 mod guard;
+mod live;
 mod lockout;
 mod login;
+pub mod openapi;
 mod parked;
+mod record;
 mod runbook;
 mod session;
 mod settings;
@@ -30,8 +36,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Jobs, State, Status, Verdict, View};
-use crate::types::{Fault, JobView, Order, SettingsOrder};
+use crate::status::{Jobs, State, Status, Synced, Verdict, View};
+use crate::types::{Fault, JobView, Order, SettingsOrder, Timeline};
 pub use guard::Access;
 
 /// What the window shows, and to whom.
@@ -42,13 +48,19 @@ pub struct Window {
     pub book: watch::Receiver<Vec<JobView>>,
     /// Where commands go.
     pub orders: mpsc::Sender<Order>,
-    /// Where wishes about workflows go.
-    pub workflows: mpsc::Sender<Order>,
-    pub webhook: Webhook,
     /// Where questions about settings go.
     pub settings: mpsc::Sender<SettingsOrder>,
     /// What is demanded of those who come.
     pub access: Access,
+    /// What is known to be in the target, table by table.
+    pub synced: watch::Receiver<Synced>,
+    /// Counts the live views that are open.
+    pub watchers: watch::Sender<usize>,
+    /// Where it is told what people do.
+    pub timeline: Timeline,
+    /// Where wishes about workflows go.
+    pub workflows: mpsc::Sender<Order>,
+    pub webhook: Webhook,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -57,10 +69,25 @@ impl Window {
     /// One behind which nobody takes commands.
     pub fn to_look_at(status: watch::Receiver<Status>, token: Option<SecretString>, in_step_within: Duration) -> Self {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
-        let (orders, settings, workflows) = (mpsc::channel(1).0, mpsc::channel(1).0, mpsc::channel(1).0);
-        let webhook = Webhook::default();
+        let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
         let access = Access { token, ..Access::default() };
-        Self { status, jobs, book, orders, workflows, webhook, settings, access, in_step_within }
+        let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
+        let timeline = Timeline::new().0;
+        let (workflows, webhook) = (mpsc::channel(1).0, Webhook::default());
+        Self {
+            status,
+            jobs,
+            book,
+            orders,
+            settings,
+            workflows,
+            webhook,
+            access,
+            synced,
+            watchers,
+            timeline,
+            in_step_within,
+        }
     }
 }
 
@@ -113,7 +140,7 @@ struct Shared {
 impl Shared {
     fn view(&self) -> View {
         let view = View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within);
-        View { jobs: self.window.jobs.borrow().clone(), ..view }
+        view.with(self.window.jobs.borrow().clone())
     }
 }
 
@@ -124,9 +151,8 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
     let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
-        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
-        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
-        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/", get(assets::document))
+        .route("/page/{name}", get(assets::file))
         .route("/login", get(login::page))
         .route("/login.css", get(login::style))
         .route("/api/session", get(login::show).post(login::open).delete(login::close))
@@ -141,11 +167,16 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
+        .route("/api/activity", get(activity::list))
+        .route("/api/openapi.json", get(openapi::show))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
         .merge(workflows::routes())
+        .method_not_allowed_fallback(|| async {
+            api::say(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way; GET /api/openapi.json says how")
+        })
         .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
@@ -176,8 +207,11 @@ async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response
 
 async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
+    let parked = matches!(view.verdict, Verdict::Broken(_));
     // Probes need no token, so the reason names a class and no table, host or message.
-    match view.verdict {
+    match view.status.stream(view.now, shared.window.in_step_within) {
+        // Whoever looks after what is parked does it through this window: a probe must not close it.
+        Verdict::InStep if parked => (StatusCode::OK, "in step, but for what is parked\n".into()),
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),

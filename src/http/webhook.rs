@@ -14,8 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
 use super::api::{order, say, wrong};
-use super::guard::names_this_host;
-use super::session::digest;
+use super::guard::{digest, names_this_host};
 use super::{Shared, Webhook};
 use crate::types::{Command, WorkflowWish};
 

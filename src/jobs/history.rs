@@ -65,11 +65,10 @@ impl History {
     }
 
     pub async fn table(&mut self, id: &str, report: &TableReport) {
-        let (result, why) = match &report.verdict {
-            Verdict::Equal if report.repaired() > 0 => ("repaired", None),
-            Verdict::Equal => ("equal", None),
-            Verdict::Different => ("different", None),
-            Verdict::Unknown { why } => ("unknown", Some(why.as_str())),
+        let result = result(report);
+        let why = match &report.verdict {
+            Verdict::Unknown { why } => Some(why.as_str()),
+            Verdict::Equal | Verdict::Different => None,
         };
         let write = async {
             let client = self.open().await?;
@@ -128,6 +127,14 @@ impl History {
             }
             self.told = cause;
         }
+    }
+}
+
+/// What a comparison came to, as the history calls it.
+pub fn result(report: &TableReport) -> &'static str {
+    match &report.verdict {
+        Verdict::Equal if report.repaired() > 0 => "repaired",
+        verdict => verdict.word(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Lockstep's own objects on either side: what is installed where, and how it goes away again.
 
+pub mod activity;
 pub mod install;
 pub mod parked;
 pub mod progress;

@@ -1,5 +1,6 @@
 //! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
+mod activity;
 mod api_key;
 mod batch;
 mod change;
@@ -17,6 +18,7 @@ mod table;
 mod tuple;
 mod workflow;
 
+pub use activity::{Activity, Entry, Timeline, Told};
 pub use api_key::{ApiKey, ApiKeyKind};
 pub use batch::{Batch, CopyMark, Pull};
 pub use change::{Change, Relation, RelationColumn, Transaction};

@@ -62,4 +62,21 @@ impl WorkflowWish {
     pub fn only_looks(&self) -> bool {
         matches!(self, Self::List | Self::DryRun(_) | Self::Runs(_) | Self::Run { .. })
     }
+
+    /// For the time line: what is wanted.
+    pub fn said(&self) -> &'static str {
+        match self {
+            Self::List => "look at the workflows",
+            Self::Create(_) => "create a workflow",
+            Self::Replace { .. } => "change a workflow",
+            Self::Delete { .. } => "delete a workflow",
+            Self::Enable { enabled: true, .. } => "switch a workflow on",
+            Self::Enable { .. } => "switch a workflow off",
+            Self::Test { .. } => "test a workflow",
+            Self::DryRun(_) => "try a workflow without sending",
+            Self::Runs(_) | Self::Run { .. } => "look at the runs of workflows",
+            Self::Replay(_) => "deliver runs again",
+            Self::Receive { .. } => "take a webhook",
+        }
+    }
 }

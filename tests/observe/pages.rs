@@ -22,7 +22,7 @@ fn the_page_on_metrics_is_made_of_the_declarations() {
 }
 
 /// The example shows what these could be.
-const NO_DEFAULT: [&str; 16] = [
+const NO_DEFAULT: [&str; 10] = [
     "source.url",
     "supabase.url",
     "supabase.key",
@@ -33,12 +33,6 @@ const NO_DEFAULT: [&str; 16] = [
     "table.*.reconcile",
     "http.token",
     "http.read_token",
-    "workflows.signing_secret",
-    "workflows.signing_secret_before",
-    "workflows.allow",
-    "agent_api.url",
-    "agent_api.token",
-    "webhook.secret",
 ];
 
 /// The example file as a table: for each setting its default and the words above it.
