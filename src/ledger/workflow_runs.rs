@@ -30,7 +30,9 @@ pub async fn ensure(client: &Client, create: bool) -> Result<(), Fault> {
     if !create {
         return Err(Fault::stop("the source has no tables lockstep.workflow_run and lockstep.workflow_total", fix));
     }
-    client.batch_execute(CREATE).await.map_err(|error| match fault(&error) {
+    // Two of our connections may come here at a time; each statement of the script sees what was made before.
+    let sql = format!("do $$ begin perform pg_advisory_xact_lock(hashtext('lockstep install')); end $$;\n{CREATE}");
+    client.batch_execute(&sql).await.map_err(|error| match fault(&error) {
         Fault::Stop { cause, .. } => Fault::stop(format!("cannot make lockstep.workflow_run: {cause}"), fix),
         other => other,
     })
@@ -312,23 +314,45 @@ pub async fn get(client: &Client, id: &str) -> Result<Option<Value>, Fault> {
     let sql = format!(
         "select ({SHOWN}::jsonb || jsonb_build_object('position', r.position, 'committed_at', r.committed_at, \
            'new', r.new_row, 'old', r.old_row, 'left_out', r.left_out, 'request', r.request, 'answer', r.answer))::text \
-         from lockstep.workflow_run r where r.id::text = $1"
+         from lockstep.workflow_run r where r.id = $1::text::uuid"
     );
+    if !is_uuid(id) {
+        return Ok(None);
+    }
     let row = client.query_opt(&sql, &[&id]).await.map_err(|error| fault(&error))?;
     Ok(row.map(|row| shown(&row, 0)))
 }
 
 /// Puts runs at the end of the line again; says how many. Those that wait or are on their way stay.
 pub async fn replay(client: &Client, asked: &ReplayAsked) -> Result<u64, Fault> {
-    const REPLAY: &str = "with chosen as (select id from lockstep.workflow_run \
-           where state in ('delivered', 'dead') and (id::text = any($1) or workflow_id = $2 and state = $3) \
-           order by seq limit 10000), \
+    let which = match asked.workflow {
+        Some(_) => "workflow_id = $1 and state = $2",
+        None => "id = any($1::text[]::uuid[]) and state in ('delivered', 'dead')",
+    };
+    let sql = format!(
+        "with chosen as (select id from lockstep.workflow_run \
+           where {which} order by seq limit 10000), \
          placed as (select id, nextval(pg_get_serial_sequence('lockstep.workflow_run', 'seq')) as seq from (\
            select c.id from chosen c join lockstep.workflow_run r using (id) order by r.seq) s) \
          update lockstep.workflow_run r set state = 'waiting', head = null, attempts = 0, seq = p.seq, \
-           next_at = clock_timestamp(), finished_at = null from placed p where r.id = p.id";
+           next_at = clock_timestamp(), finished_at = null from placed p where r.id = p.id"
+    );
     let state = asked.state.as_deref().unwrap_or("dead");
-    client.execute(REPLAY, &[&asked.ids, &asked.workflow, &state]).await.map_err(|error| fault(&error))
+    let ids: Vec<&str> = asked.ids.iter().map(String::as_str).filter(|id| is_uuid(id)).collect();
+    let done = match &asked.workflow {
+        Some(workflow) => client.execute(&sql, &[workflow, &state]).await,
+        None => client.execute(&sql, &[&ids]).await,
+    };
+    done.map_err(|error| fault(&error))
+}
+
+/// As we write them: whatever else people ask for is not there.
+fn is_uuid(text: &str) -> bool {
+    let place = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(place)
 }
 
 /// Of each workflow: how many were delivered, wait, are dead, and the newest one.

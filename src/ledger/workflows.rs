@@ -47,8 +47,8 @@ pub struct Workflows {
 
 /// Without these a row says nothing.
 const NEEDED: [&str; 5] = ["id", "workflow_name", "trigger_table", "trigger_event", "action_config"];
-/// More workflows than this are a mistake; all of them are read every few seconds.
-const MANY: i64 = 5000;
+/// More workflows than this are a mistake, and not read: all of them are, every second.
+pub const MANY: usize = 5000;
 
 /// Finds the table, or makes it where `create` allows.
 pub async fn adopt(client: &Client, table: &TableName, create: bool) -> Result<Workflows, Fault> {
@@ -59,7 +59,9 @@ pub async fn adopt(client: &Client, table: &TableName, create: bool) -> Result<W
         if !create {
             return Err(Fault::stop(format!("the source has no table {table}"), fix));
         }
-        client.batch_execute(&sql).await.map_err(|error| match fault(&error) {
+        // Two of our connections may come here at a time.
+        let locked = format!("do $$ begin perform pg_advisory_xact_lock(hashtext('lockstep install')); end $$;\n{sql}");
+        client.batch_execute(&locked).await.map_err(|error| match fault(&error) {
             Fault::Stop { cause, .. } => Fault::stop(format!("cannot make {table}: {cause}"), fix),
             other => other,
         })?;

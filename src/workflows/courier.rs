@@ -63,8 +63,11 @@ impl Courier {
     async fn work(&self, post: &Arc<Post>, closing: &mut watch::Receiver<bool>) -> Result<(), Fault> {
         let client = pg::connect(&self.settings.source, "lockstep courier").await?;
         client.batch_execute(SESSION).await.map_err(|error| pg::client::fault(&error))?;
-        runs::ensure(&client, self.settings.create).await?;
-        let table = workflows::adopt(&client, &self.settings.table, self.settings.create).await?;
+        // The route makes the tables when it begins; before that there is nothing to deliver.
+        if !runs::exist(&client).await? {
+            return Err(Fault::retry("the source has no table of runs yet"));
+        }
+        let table = workflows::adopt(&client, &self.settings.table, false).await?;
         alone(&client).await?;
         let again = runs::take_over(&client).await?;
         if again > 0 {
@@ -193,7 +196,9 @@ impl Round {
             })
             .collect();
         let ids: Vec<String> = self.known.keys().cloned().collect();
-        let orphans = runs::orphans(&self.client, &ids).await?;
+        // Where not all were read, nobody knows which were deleted.
+        let all = stored.len() < workflows::MANY;
+        let orphans = if all { runs::orphans(&self.client, &ids).await? } else { 0 };
         if orphans > 0 {
             info!(runs = orphans, "runs of deleted workflows were given up");
         }

@@ -70,6 +70,7 @@ impl Desk {
         if self.open.as_ref().is_none_or(|(client, _)| client.is_closed()) {
             self.open = Some(open(&self.settings).await.map_err(unavailable)?);
         }
+        named(wish)?;
         match wish {
             WorkflowWish::List => self.list().await,
             WorkflowWish::Create(body) => self.create(body).await,
@@ -449,6 +450,28 @@ fn known_state(state: Option<&str>) -> Result<(), Refusal> {
     match state {
         None | Some("waiting" | "delivering" | "delivered" | "dead") => Ok(()),
         Some(_) => Err(Refusal::invalid("state", "must be waiting, delivering, delivered or dead")),
+    }
+}
+
+/// No name in Postgres holds a NUL, and none is that long.
+fn named(wish: &WorkflowWish) -> Result<(), Refusal> {
+    let odd = |text: &str| text.contains('\0') || text.len() > 255;
+    match wish {
+        WorkflowWish::Replace { id, .. }
+        | WorkflowWish::Delete { id }
+        | WorkflowWish::Enable { id, .. }
+        | WorkflowWish::Test { id }
+            if odd(id) =>
+        {
+            Err(Refusal::NotFound("there is no such workflow".into()))
+        }
+        WorkflowWish::Runs(RunsAsked { workflow: Some(id), .. })
+        | WorkflowWish::Replay(ReplayAsked { workflow: Some(id), .. })
+            if odd(id) =>
+        {
+            Err(Refusal::invalid("workflow", "is not the id of a workflow"))
+        }
+        _ => Ok(()),
     }
 }
 

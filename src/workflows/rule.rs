@@ -78,8 +78,10 @@ impl Workflow {
         if stored.workflow_name.trim().is_empty() || stored.workflow_name.chars().count() > 255 {
             return Err(Wrong::new("workflow_name", "must have 1 to 255 characters"));
         }
-        if stored.trigger_table.trim().is_empty() {
-            return Err(Wrong::new("trigger_table", "names no table"));
+        let table = TableName::parse(stored.trigger_table.trim());
+        let fits = |name: &str| (1..=63).contains(&name.len()) && !name.contains('\0');
+        if !fits(&table.schema) || !fits(&table.name) {
+            return Err(Wrong::new("trigger_table", "must name a table, as agents or schema.agents"));
         }
         let event = Event::parse(&stored.trigger_event)
             .ok_or_else(|| Wrong::new("trigger_event", "must be INSERT, UPDATE or DELETE"))?;
@@ -94,7 +96,7 @@ impl Workflow {
         Ok(Self {
             id: stored.id.clone(),
             name: stored.workflow_name.clone(),
-            table: TableName::parse(stored.trigger_table.trim()),
+            table,
             event,
             side,
             watched,
