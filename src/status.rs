@@ -322,6 +322,17 @@ impl Status {
 
     /// Judges the status at `now`: in step only when all of it is known to be.
     pub fn verdict(&self, now: Timestamp, within: Duration) -> Verdict {
+        match (self.stream(now, within), self.set_aside()) {
+            (Verdict::InStep | Verdict::Behind(_), Some(parked)) if self.state != State::Starting => {
+                Verdict::Broken(parked)
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// The same for all that takes part: whether the service does its work. What is parked waits for a person, and that
+    /// person needs the service.
+    pub fn stream(&self, now: Timestamp, within: Duration) -> Verdict {
         let age = Duration::try_from(now.duration_since(self.updated_at)).unwrap_or_default();
         if age > STALE {
             return Verdict::Unknown(format!("nothing was heard from the replicator for {} s", age.as_secs()));
@@ -341,26 +352,6 @@ impl Status {
                 return Verdict::Broken(format!("the {side} is not connected"));
             }
         }
-        let parked: Vec<&str> = self
-            .tables
-            .iter()
-            .filter(|table| matches!(table.state, TableState::Parked { .. }))
-            .map(|table| table.name.as_str())
-            .collect();
-        if let [first, ..] = parked[..] {
-            return Verdict::Broken(match parked.len() {
-                1 => format!("{first} is parked"),
-                more => format!("{first} and {} more are parked", more - 1),
-            });
-        }
-        if let [first, ..] = &self.parked[..] {
-            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
-            return Verdict::Broken(match (rows, self.parked.len()) {
-                (1, _) => format!("1 row of {} is parked", first.name()),
-                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
-                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
-            });
-        }
         let waiting = |state: &TableState| matches!(state, TableState::Pending | TableState::Copying { .. });
         let to_come = self.tables.iter().filter(|table| waiting(&table.state)).count();
         if self.state == State::Copying || to_come > 0 {
@@ -371,6 +362,31 @@ impl Status {
             Some(seconds) if seconds <= within.as_secs_f64() => Verdict::InStep,
             Some(seconds) => Verdict::Behind(format!("{seconds:.0} s behind")),
         }
+    }
+
+    /// What is parked, in words.
+    fn set_aside(&self) -> Option<String> {
+        let parked: Vec<&str> = self
+            .tables
+            .iter()
+            .filter(|table| matches!(table.state, TableState::Parked { .. }))
+            .map(|table| table.name.as_str())
+            .collect();
+        if let [first, ..] = parked[..] {
+            return Some(match parked.len() {
+                1 => format!("{first} is parked"),
+                more => format!("{first} and {} more are parked", more - 1),
+            });
+        }
+        if let [first, ..] = &self.parked[..] {
+            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
+            return Some(match (rows, self.parked.len()) {
+                (1, _) => format!("1 row of {} is parked", first.name()),
+                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
+                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
+            });
+        }
+        None
     }
 }
 

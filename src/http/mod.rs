@@ -5,6 +5,7 @@
 mod accept;
 mod activity;
 mod api;
+mod asked;
 mod assets;
 mod events;
 mod guard;
@@ -206,8 +207,11 @@ async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response
 
 async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
+    let parked = matches!(view.verdict, Verdict::Broken(_));
     // Probes need no token, so the reason names a class and no table, host or message.
-    match view.verdict {
+    match view.status.stream(view.now, shared.window.in_step_within) {
+        // Whoever looks after what is parked does it through this window: a probe must not close it.
+        Verdict::InStep if parked => (StatusCode::OK, "in step, but for what is parked\n".into()),
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),

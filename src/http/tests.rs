@@ -55,6 +55,15 @@ async fn ready_means_connected_to_both_sides_and_caught_up_and_alive_means_alive
     assert_eq!(ready().await, (503, "behind\n".into()));
     open.publish.send_modify(|status| status.lag.seconds = None);
     assert_eq!(ready().await, (503, "unknown\n".into()));
+    // What is parked waits for a person, who comes through this window.
+    open.publish.send_modify(|status| *status = streaming());
+    let parked = crate::types::ParkedRows { schema: "public".into(), table: "orders".into(), rows: 2, oldest: 0 };
+    open.publish.send_modify(|status| status.parked = vec![parked]);
+    assert_eq!(ready().await, (200, "in step, but for what is parked\n".into()));
+    let (_, said) = get(format!("{}/api/status", open.base)).await;
+    assert!(said.contains(r#""verdict":"broken""#) && said.contains("2 rows of public.orders are parked"), "{said}");
+    open.publish.send_modify(|status| status.source.connected = false);
+    assert_eq!(ready().await, (503, "not connected: source\n".into()));
     assert_eq!(get(format!("{}/healthz", open.base)).await, (200, "alive\n".into()));
 }
 

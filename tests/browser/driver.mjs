@@ -39,7 +39,15 @@ const wishes = {
     page.locator(within || "body").getByText(text).filter({ visible: true }).first().waitFor({ timeout: patience || 30_000 }),
   gone: ({ text, within }) => page.locator(within || "body").getByText(text).filter({ visible: true }).first().waitFor({ state: "hidden" }),
   read: ({ selector }) => page.locator(selector).first().innerText(),
-  until: ({ script, patience }) => page.waitForFunction(script, undefined, { timeout: patience || 30_000, polling: 50 }).then(() => null),
+  // The page's own policy forbids what the library's wait would do.
+  until: async ({ script, patience }) => {
+    const end = Date.now() + (patience || 30_000);
+    for (;;) {
+      if (await page.evaluate(script).catch(() => false)) return;
+      if (Date.now() > end) throw new Error(`never true; the page says: ${(await page.locator("body").innerText()).slice(0, 1500)}`);
+      await new Promise((resolve) => setTimeout(resolve, 40));
+    }
+  },
   evaluate: ({ script }) => page.evaluate(script),
   look: async ({ width, height, dark }) => {
     if (width) await page.setViewportSize({ width, height });
@@ -71,7 +79,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     const value = await wishes[wish](rest);
     answer({ ok: ["read", "evaluate", "problems", "axe"].includes(wish) ? value ?? null : null });
   } catch (error) {
-    answer({ error: String(error.message).split("\n").slice(0, 6).join(" ") });
+    answer({ error: String(error.message).split("\n").slice(0, 40).join("\n") });
   }
 }
 await browser.close();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails right there
 
 mod browser;
+mod many;
 #[path = "../it/rig.rs"]
 #[allow(dead_code)] // the rig serves more tests than these
 mod rig;

@@ -100,7 +100,16 @@ async fn watch_them_arrive(page: &mut Browser, rig: &Rig) {
     page.until(&cell("agents", "0"), LONG).await;
     rig.pair.source.execute(DATA).await.unwrap();
     page.until(&cell("agents", "24"), SOON + LONG).await;
+    page.until(&cell("task_dependencies", "13"), LONG).await;
     page.until(&cell("agents", "In step"), LONG).await;
+    until("all of it is there", async || {
+        rig.pair
+            .differences(&public(&["agents", "tasks", "a2a_messages", "task_dependencies"]))
+            .await
+            .unwrap()
+            .is_empty()
+    })
+    .await;
     rig.assert_equal(&public(&["agents", "tasks", "a2a_messages"])).await;
     page.accessible("tables").await;
     page.shot("tables", false, false).await;

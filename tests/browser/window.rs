@@ -145,7 +145,7 @@ async fn everything_is_reached_by_keyboard_and_names_are_text_whatever_they_hold
     assert_eq!(browser.evaluate("document.activeElement.id").await, "main");
     let names = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent";
     let mut reached = Vec::new();
-    for _ in 0..14 {
+    for _ in 0..24 {
         browser.wish("press", serde_json::json!({"key": "Tab"})).await;
         reached.push(browser.evaluate(names).await.as_str().unwrap().to_owned());
     }

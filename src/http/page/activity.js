@@ -11,11 +11,13 @@ const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-di
 // By kind: what it is called, and its tone.
 const KINDS = {
   "": "Everything",
-  run: "Compare and repair",
-  command: "Commands",
+  job: "Compare and repair",
   table: "Tables",
   parked: "Parked rows",
   workflow: "Workflows",
+  route: "The route",
+  recovery: "Recoveries",
+  service: "The service",
   settings: "Settings",
   session: "Logins",
 };
@@ -61,12 +63,8 @@ export function activity(root, act, { query }) {
   const load = async (older = false) => {
     const mine = (asked += 1);
     try {
-      const [page, history] = await Promise.all([
-        kind === "run" ? { entries: [], next: null } : listing(kind, older ? next : null),
-        older || (kind && kind !== "run")
-          ? { runs: older ? runs : [] }
-          : get(`/api/runs?limit=${RUNS}`).catch(() => ({ runs: [] })),
-      ]);
+      const page = await listing(kind, older ? next : null);
+      const history = older ? { runs } : await past(page.entries, kind);
       if (gone || mine !== asked) return;
       entries = older ? [...entries, ...page.entries] : page.entries;
       next = page.next || null;
@@ -150,6 +148,12 @@ export function activity(root, act, { query }) {
   };
 }
 
+// Where no time line is kept, the history of runs is one.
+async function past(entries, kind) {
+  if (entries.length || (kind && kind !== "job")) return { runs: [] };
+  return get(`/api/runs?limit=${RUNS}`).catch(() => ({ runs: [] }));
+}
+
 async function listing(kind, before) {
   const wish = new URLSearchParams({ limit: PAGE });
   if (kind) wish.set("kind", kind);
@@ -164,33 +168,22 @@ async function listing(kind, before) {
 
 // The newest lines, for the overview.
 export async function newest(limit) {
-  const [page, history] = await Promise.all([
-    listing("", null).catch(() => ({ entries: [] })),
-    get("/api/runs?limit=50").catch(() => ({ runs: [] })),
-  ]);
+  const page = await listing("", null).catch(() => ({ entries: [] }));
+  const history = await past(page.entries, "");
   const lines = [...page.entries.map(line), ...jobs(history.runs)].sort((a, b) => (a.at < b.at ? 1 : -1));
   return lines.slice(0, limit).map((one) => item(one, ago));
 }
 
-export function line(entry) {
-  const detail =
-    entry.detail == null
-      ? ""
-      : typeof entry.detail === "string"
-        ? entry.detail
-        : Object.entries(entry.detail)
-            .filter(([, value]) => value != null && value !== "")
-            .map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`)
-            .join(", ");
-  const failed = /refus|fail|error|wrong|locked/i.test(`${entry.kind} ${entry.what}`);
-  return {
-    at: entry.at,
-    kind: entry.kind,
-    who: entry.who || "",
-    what: [entry.what, entry.table && short(entry.table)].filter(Boolean).join(" "),
-    more: detail,
-    tone: failed ? "warn" : "off",
-  };
+const BAD = /^(refused|failed)|stopped|interrupted|parked|set aside|lost|could not be told|[1-9]\d* rows differed, 0 /i;
+
+export function line({ at, kind, who, what, table, detail }) {
+  const own = who === "lockstep"; // what the service tells of itself, beside what people did
+  const words = what.charAt(0).toUpperCase() + what.slice(1);
+  const title = !table ? words : own ? `${short(table)}: ${what}` : `${words} ${short(table)}`;
+  const well = /^(streaming|compared|no row is parked|takes part)/.test(what);
+  const bad = BAD.test(detail || "") || (own && !well && BAD.test(what));
+  const more = detail === "done" ? "" : detail || "";
+  return { at, kind, who: who || "", what: title, more, tone: bad ? "warn" : well ? "good" : "off" };
 }
 
 // The history has a row for each table of a run; here a run is one line.

@@ -13,13 +13,13 @@ const FOLD = matchMedia("(max-width: 52rem)"); // as in views.css
 
 // What a column shows, and what it is sorted by.
 const COLUMNS = [
-  ["Table", 20, (row) => short(row.name)],
-  ["Status", 19, (row) => RANK[row.at[0]]],
+  ["Table", 19, (row) => short(row.name)],
+  ["Status", 18, (row) => RANK[row.at[0]]],
   ["Direction", 10, null],
   ["Last sync", 10, (row) => -Date.parse(row.synced || 0)],
   ["Records", 8, (row) => -records(row), "number"],
-  ["Lag", 7, (row) => -(row.at[0] === "good" ? 0 : 1), "number"],
-  ["Last verify", 11, (row) => (row.verified ? -Date.parse(row.verified.at) : 0)],
+  ["Lag", 6, (row) => -(row.at[0] === "good" ? 0 : 1), "number"],
+  ["Last verify", 14, (row) => (row.verified ? -Date.parse(row.verified.at) : 0)],
   ["Actions", 19, null, "acts"],
 ];
 

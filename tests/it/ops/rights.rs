@@ -41,7 +41,8 @@ async fn the_rights_of_the_page_on_security_are_enough_and_no_more() {
     assert_eq!(code, Some(0), "{out}{err}\n{}", rig.tail());
     assert!(!rig.tail().contains("permission denied"), "{}", rig.tail());
 
-    let forbidden = ["insert into agents values (0)", "delete from tasks", "create table public.mine ()", "create schema mine"];
+    let forbidden =
+        ["insert into agents values (0)", "delete from tasks", "create table public.mine ()", "create schema mine"];
     for sql in forbidden {
         let tried = format!("set role lockstep; {sql}");
         let refused = rig.pair.source.execute(&tried).await;
