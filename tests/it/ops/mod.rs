@@ -90,7 +90,7 @@ async fn deaf(temp: &Temp) -> (Child, TcpListener, String) {
     let port = lockstep::lab::Port::free().unwrap();
     let address = format!("127.0.0.1:{}", port.number());
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
-    let source = format!("postgres://u:p@127.0.0.1:{}/db", listener.local_addr().unwrap().port());
+    let source = format!("postgres://u:p@127.0.0.1:{}/db?connect_timeout=20", listener.local_addr().unwrap().port());
     command.arg("run").current_dir(temp.path()).env_clear().env("DATABASE_URL", source);
     command.env("SUPABASE_URL", "http://127.0.0.1:9").env("SUPABASE_KEY", "sb_secret_abcdefghijklmnopqrstuv");
     command.env("LOCKSTEP_LISTEN", &address);
