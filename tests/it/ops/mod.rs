@@ -234,7 +234,7 @@ async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
         rig.start();
         let answers = format!("http://127.0.0.1:{}/healthz", rig.http);
         until("it answers", async || reqwest::get(&answers).await.is_ok()).await;
-        tokio::time::sleep(Duration::from_millis(1100)).await; // two scrapes see it
+        tokio::time::sleep(Duration::from_millis(1500)).await; // a scrape sees it
     }
     until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
 }
