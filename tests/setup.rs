@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use lockstep::lab::{Cluster, ClusterOptions, Owner, Supabase, SupabaseOptions};
 use lockstep::ledger::install::{self, Migration};
-use lockstep::ledger::{source, teardown};
+use lockstep::ledger::{runs, source, sync_state, teardown};
 use lockstep::types::{Fault, TableName};
 use tokio_postgres::Client;
 
@@ -270,6 +270,13 @@ async fn the_source_is_set_up_once_and_torn_down_to_what_it_was() {
         reader.batch_execute(sql).await.unwrap();
     }
     reader.batch_execute("insert into public.a values (1)").await.unwrap_err();
+    // What Lockstep remembers there, it can write as this role.
+    runs::ensure(&reader, true).await.unwrap();
+    runs::begin(&reader, "job", "test", false, &[TableName::new("public", "a")]).await.unwrap();
+    let state = sync_state::adopt(&reader, &TableName::new("public", "supabase_sync_state"), false).await.unwrap();
+    assert!(state.rows.is_empty());
+    let row = "insert into supabase_sync_state (table_name) values ('a'); update supabase_sync_state set sync_status = 'failed'";
+    reader.batch_execute(row).await.unwrap();
     client.batch_execute("drop table sales.later").await.unwrap();
 
     let done = fingerprint(&client).await;
@@ -280,6 +287,10 @@ async fn the_source_is_set_up_once_and_torn_down_to_what_it_was() {
     let away = ["setup", "teardown", "--apply", "--source-url", &url];
     let away = lockstep(&[&away, &schemas[..]].concat());
     assert!(away.status.success(), "{}", said(&away));
+    // The table of sync states is for others to read, and stays.
+    let rows: i64 = client.query_one("select count(*) from supabase_sync_state", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 1);
+    client.batch_execute("drop table supabase_sync_state").await.unwrap();
     let plain = |lines: Vec<String>| -> Vec<String> {
         // A right that was granted and revoked leaves the owner's own written out, which means what it meant before.
         let own = ["{postgres=arwdDxt/postgres}", "{postgres=UC/postgres}"];
@@ -301,6 +312,7 @@ async fn a_publication_that_lists_other_tables_is_brought_in_line() {
         publication: "lockstep".into(),
         slot: "lockstep".into(),
         role: None,
+        state: None,
         tables: vec![TableName::new("public", "a"), TableName::new("public", "parted")],
     };
     let plan = source::plan(&wanted, &source::look(&client, &wanted).await.unwrap());

@@ -1,5 +1,10 @@
 -- What Lockstep remembers in the source about its work. Dropped with the schema by `lockstep setup teardown`.
-create schema if not exists lockstep;
+do $$ begin
+  -- `if not exists` asks for the right to create one, even where it is there.
+  if to_regnamespace('lockstep') is null then
+    create schema lockstep;
+  end if;
+end $$;
 -- What each run compared and repaired: one row for each table.
 create table if not exists lockstep.reconcile_run (
   id bigint generated always as identity primary key,

@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
-use super::preflight;
+use super::{preflight, way};
 use crate::config::Settings;
 use crate::jobs::history;
 use crate::pg;
@@ -19,11 +19,23 @@ pub async fn compare(
 ) -> Result<Vec<TableReport>, Fault> {
     let url = preflight::source_url(settings)?;
     let source = pg::connect(&url, "lockstep verify").await?;
-    let tables = preflight::tables(&source, settings).await?;
+    let mut tables = preflight::tables(&source, settings).await?;
+    if !names.is_empty() {
+        tables.extend(preflight::survey(&source, settings).await?.keyless);
+    }
     let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
-    let reconciling = preflight::reconciling(settings, url, preflight::client(settings)?);
+    let target = preflight::client(settings)?;
+    let way = way::choose(settings, &source, &target).await?;
+    let reconciling = preflight::reconciling(settings, url, target, way);
     let job = Job { tables: wanted, repair: false, why: "asked for".into() };
     reconcile::run(&reconciling, &tables, &job, None, progress).await
+}
+
+/// Which of these tables have no key, so that they are not replicated, and can only be compared as a whole.
+pub async fn without_key(settings: &Settings, names: &[String]) -> Result<Vec<String>, Fault> {
+    let source = pg::connect(&preflight::source_url(settings)?, "lockstep verify").await?;
+    let keyless = preflight::survey(&source, settings).await?.keyless;
+    Ok(names.iter().filter(|name| find(&keyless, name).is_ok()).cloned().collect())
 }
 
 fn find(tables: &[Table], name: &str) -> Result<TableName, Fault> {

@@ -35,7 +35,7 @@ use crate::config::Settings;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
-pub use alone::{Counted, compare, data, runs};
+pub use alone::{Counted, compare, data, runs, without_key};
 pub use notify::reloading;
 pub use preflight::client as target;
 pub use route::ROUTE;

@@ -9,12 +9,13 @@ use serde_json::json;
 use super::SourceUrl;
 use super::judge::{Finding, few};
 use super::tables::Aside;
+use super::way::Way;
 use crate::apply::Shape;
 use crate::capture::slot::restricted;
 use crate::config::{self, Existing, ProjectUrl, Settings};
 use crate::pg::catalog::{self, Selection, Survey};
 use crate::pg::{self, Client};
-use crate::reconcile;
+use crate::reconcile::{self, Reading};
 use crate::remedy::{self, INSTALL};
 use crate::rest::{self, Body};
 use crate::types::{ApiKey, Fault, Lsn, ParkedRows, Position, Table, TableName};
@@ -243,9 +244,13 @@ pub fn shapes(tables: &[Table], settings: &Settings) -> HashMap<u32, Shape> {
 }
 
 /// What a comparison or a copy must know.
-pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client) -> reconcile::Settings {
+pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client, way: Way) -> reconcile::Settings {
     reconcile::Settings {
         url,
+        reading: match way {
+            Way::Rpc => Reading::Digests,
+            Way::Tables => Reading::Rows { slot: settings.source.slot.clone() },
+        },
         target,
         route: super::ROUTE.into(),
         range_bytes: settings.copy.chunk_bytes,

@@ -243,7 +243,8 @@ async fn stream(
     let url = preflight::source_url(settings)?;
     let run = random_run();
     let checkpoint = hello.checkpoint();
-    let copies = copies(&tables, &hello, way);
+    let copies = copies(&tables, &hello);
+    let suppress = way == Way::Rpc && hello.suppress && settings.apply.triggers == Triggers::Suppress;
     let copying: HashSet<_> = copies.iter().map(|copy| copy.table.name.clone()).collect();
 
     let (changes, queued) = queue(settings.apply.queue_bytes);
@@ -304,7 +305,7 @@ async fn stream(
             let apply = Apply {
                 settings: crate::apply::Settings {
                     route: ROUTE.into(),
-                    suppress: hello.suppress && settings.apply.triggers == Triggers::Suppress,
+                    suppress,
                     whole_bytes: settings.apply.whole_bytes,
                     limits: limits.clone(),
                     park_rows: (settings.apply.on_refusal == OnRefusal::Park).then_some(settings.apply.park_rows),
@@ -333,7 +334,7 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = preflight::reconciling(settings, url, client);
+    let copying = preflight::reconciling(settings, url, client, way);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
@@ -412,7 +413,7 @@ async fn deadline(mut shutdown: watch::Receiver<bool>, after: std::time::Duratio
 }
 
 /// Tables whose first copy is not finished, and how far it is.
-fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
+fn copies(tables: &[Table], hello: &Hello) -> Vec<reconcile::Copy> {
     let unfinished = tables.iter().zip(&hello.tables).filter(|(_, finding)| !finding.copied);
     let copy = |(table, finding): (&Table, &Finding)| reconcile::Copy {
         table: table.clone(),
@@ -423,8 +424,7 @@ fn copies(tables: &[Table], hello: &Hello, way: Way) -> Vec<reconcile::Copy> {
             done: false,
             rows: finding.rows,
         },
-        // Plain PostgREST has no digests: everything is written again, and rows that only the target has stay.
-        in_doubt: finding.is_in_doubt() && way == Way::Rpc,
+        in_doubt: finding.is_in_doubt(),
     };
     unfinished.map(copy).collect()
 }

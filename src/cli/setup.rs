@@ -86,7 +86,8 @@ struct Names {
     /// The publication [default: the settings']
     #[arg(long, value_name = "NAME")]
     publication: Option<String>,
-    /// An existing role that may read the changes and the tables, and nothing more
+    /// An existing role that may read the changes and the tables, write in schema lockstep and in the table of sync
+    /// states, and nothing more
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
 }
@@ -139,6 +140,7 @@ async fn source(args: SourceArgs, settings: &Settings) -> Result<(), Failure> {
         slot: args.names.slot.unwrap_or_else(|| settings.source.slot.clone()),
         role: args.names.role,
         tables: survey.tables.into_iter().map(|table| table.name).collect(),
+        state: settings.state.enabled.then(|| settings.state.table.clone()),
     };
     let plan = source::plan(&wanted, &source::look(&client, &wanted).await?);
     for table in &survey.left_out {
@@ -167,6 +169,7 @@ async fn teardown(args: TeardownArgs, settings: &Settings) -> Result<(), Failure
         slot: args.names.slot.unwrap_or_else(|| settings.source.slot.clone()),
         publication: args.names.publication.unwrap_or_else(|| settings.source.publication.clone()),
         role: args.names.role,
+        state: settings.state.table.clone(),
         schemas,
     };
     if args.mode.print {

@@ -41,15 +41,31 @@ pub(super) struct SyncArgs {
 const LOOK: Duration = Duration::from_millis(250);
 
 pub(super) async fn verify(args: VerifyArgs, settings: &Settings) -> Result<(), Failure> {
-    let asked = service::post(settings, "/api/verify", json!({"tables": args.tables})).await;
-    let reports = match asked.map_err(Failure::Unknown)? {
-        Asked::Answered(answer) => follow(settings, &answer).await.map_err(Failure::Unknown)?,
+    // The service knows nothing of tables that are not replicated.
+    let whole = match args.tables.is_empty() {
+        true => Vec::new(),
+        false => crate::app::without_key(settings, &args.tables).await.unwrap_or_default(),
+    };
+    let named: Vec<String> = args.tables.iter().filter(|name| !whole.contains(name)).cloned().collect();
+    let mut reports = match named.is_empty() && !whole.is_empty() {
+        true => Vec::new(),
+        false => replicated(settings, &named).await?,
+    };
+    if !whole.is_empty() {
+        reports.extend(alone(settings, &whole).await?);
+    }
+    show(&reports, args.json, args.limit)
+}
+
+async fn replicated(settings: &Settings, tables: &[String]) -> Result<Vec<TableReport>, Failure> {
+    let asked = service::post(settings, "/api/verify", json!({"tables": tables})).await;
+    match asked.map_err(Failure::Unknown)? {
+        Asked::Answered(answer) => follow(settings, &answer).await.map_err(Failure::Unknown),
         Asked::Nobody(_) => {
             eprintln!("no Lockstep is running: comparing from here");
-            alone(settings, &args.tables).await?
+            alone(settings, tables).await
         }
-    };
-    show(&reports, args.json, args.limit)
+    }
 }
 
 pub(super) async fn sync(args: SyncArgs, settings: &Settings) -> Result<(), Failure> {
@@ -200,6 +216,18 @@ fn text(reports: &[TableReport], limit: usize, paint: Paint) -> String {
             Some(Verdict::Unknown { .. }) => paint.yellow(&line),
         };
         out += &format!("{line}\n");
+    }
+    let mut notes: Vec<(&str, Vec<String>)> = Vec::new();
+    for report in reports {
+        let Some(note) = report.note.as_deref() else { continue };
+        match notes.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, tables)) => tables.push(report.table.to_string()),
+            None => notes.push((note, vec![report.table.to_string()])),
+        }
+    }
+    for (note, tables) in notes {
+        let of = if tables.len() == reports.len() { "all".to_owned() } else { tables.join(", ") };
+        out += &paint.faint(&format!("{of}: {note}\n"));
     }
     for report in reports {
         if let Verdict::Unknown { why } = &report.verdict {

@@ -146,7 +146,12 @@ impl Configure {
         let set = [("SUPABASE_URL", url.as_str()), ("SUPABASE_KEY", key.as_str())];
         let file = self.file.clone();
         let settings = prepare(file.as_deref(), &set)?;
-        self.turn(settings).await?;
+        let used = &self.settings.supabase;
+        // What is in use already is no reason to begin anew.
+        let same = used.endpoint().is_ok_and(|(known, held)| known.to_string() == url && held.apikey() == key);
+        if !same {
+            self.turn(settings).await?;
+        }
         info!(project = %url, "the project's address and key were written into .env");
         Ok(self.show())
     }

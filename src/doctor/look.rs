@@ -114,7 +114,7 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
     let clock = clock(&client).await?;
     let (mut choice, mut tables, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     match catalog::survey(&client, &ask.settings.tables.selection()).await {
-        Ok(Survey { tables: found, left_out: others }) => (tables, left_out) = (found, others),
+        Ok(Survey { tables: found, left_out: others, .. }) => (tables, left_out) = (found, others),
         Err(fault) => choice.push(fault),
     }
     for (name, one) in &ask.settings.table {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::Shared;
 use super::api::order;
+use super::asked::Question;
 use crate::types::Command;
 
 #[derive(Deserialize)]
@@ -18,7 +19,7 @@ pub(super) struct Asked {
 }
 
 /// `GET /api/activity?kind=settings&before=1200&limit=100`: the newest first; `next` is the `before` of the next page.
-pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Question(asked): Question<Asked>) -> Response {
     let Asked { kind, before, limit } = asked;
     let limit = limit.unwrap_or(100).clamp(1, 1000);
     // Postgres takes no such text.

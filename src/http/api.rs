@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::asked::{Named, Question};
 use super::record::Said;
 use crate::types::{Command, Order, Refusal};
 
@@ -52,7 +53,7 @@ pub(super) async fn sync(State(shared): State<Arc<Shared>>, body: Bytes) -> Resp
 /// `POST /api/tables/{name}/{pause|resume|resync}`
 pub(super) async fn table(
     State(shared): State<Arc<Shared>>,
-    Path((table, action)): Path<(String, String)>,
+    Named((table, action)): Named<(String, String)>,
 ) -> Response {
     let command = match action.as_str() {
         "pause" => Command::Pause { table },
@@ -64,7 +65,7 @@ pub(super) async fn table(
 }
 
 /// `GET /api/jobs/{id}`: how far a job is, and what it found.
-pub(super) async fn job(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+pub(super) async fn job(State(shared): State<Arc<Shared>>, Named(id): Named<String>) -> Response {
     let view = shared.window.book.borrow().iter().find(|view| view.id == id).cloned();
     match view {
         Some(view) => ([(header::CACHE_CONTROL, "no-store")], Json(view)).into_response(),
@@ -73,7 +74,7 @@ pub(super) async fn job(State(shared): State<Arc<Shared>>, Path(id): Path<String
 }
 
 /// `GET /api/runs?limit=100`: the history, the newest first.
-pub(super) async fn runs(State(shared): State<Arc<Shared>>, Query(Limit { limit }): Query<Limit>) -> Response {
+pub(super) async fn runs(State(shared): State<Arc<Shared>>, Question(Limit { limit }): Question<Limit>) -> Response {
     order(&shared, Command::Runs { limit: limit.unwrap_or(100).min(1000) }).await
 }
 

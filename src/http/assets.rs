@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::POLICY;
+use super::asked::Named;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -74,7 +74,7 @@ pub(super) async fn document(headers: HeaderMap) -> Response {
 }
 
 /// `GET /page/{name}`
-pub(super) async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn file(Named(name): Named<String>, headers: HeaderMap) -> Response {
     answer(&name, &headers)
 }
 

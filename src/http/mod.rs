@@ -5,6 +5,7 @@
 mod accept;
 mod activity;
 mod api;
+mod asked;
 mod assets;
 mod events;
 mod guard;

@@ -90,7 +90,9 @@ impl Route {
         ends.dedup();
         for end in ends {
             let content = match end {
-                303 => json!(null),
+                303 | 304 => json!(null),
+                // A probe says what is wrong in a word.
+                503 if *kind == "text/plain" => json!({ *kind: {"schema": schema} }),
                 _ => json!({ JSON: {"schema": {"$ref": "#/components/schemas/Error"}} }),
             };
             responses.insert(end.to_string(), response(meaning(end), content));
@@ -136,6 +138,7 @@ fn response(says: &str, content: Value) -> Value {
 fn meaning(status: u16) -> &'static str {
     match status {
         303 => "Look elsewhere.",
+        304 => "It is what it was.",
         400 => "The request is not as it should be.",
         401 => "The token or the session is missing or wrong.",
         403 => "The token may only look, the session's word is missing, or a page from elsewhere asked.",
@@ -188,8 +191,11 @@ fn routes() -> Vec<Route> {
     let checks = json!({"type": "array", "items": reference("Check")});
     vec![
         Route::new("get", "/", "page", "The page").text("text/html"),
-        Route::new("get", "/style.css", "page", "Its style").text("text/css"),
-        Route::new("get", "/app.js", "page", "Its script").text("text/javascript"),
+        Route::new("get", "/page/{name}", "page", "What it loads")
+            .ask("name", text(), "of a style or a script")
+            .text("*/*")
+            .also(&[304, 404]),
+        Route::new("get", "/runbook", "page", "What each alert means, and what to do").text("text/html"),
         Route::new("get", "/login", "session", "The login page; leads on where none is needed")
             .text("text/html")
             .also(&[303])
@@ -262,6 +268,95 @@ fn routes() -> Vec<Route> {
     ]
 }
 
+/// Of workflows, and what Supabase sends.
+fn workflow_routes() -> Vec<Route> {
+    let text = || json!({"type": "string"});
+    let run_state = || json!({"type": "string", "enum": ["waiting", "delivering", "delivered", "dead"]});
+    let ids = json!({"type": "array", "items": text(), "maxItems": 1000});
+    let replay = json!({"type": "object", "additionalProperties": false,
+        "properties": {"ids": ids, "workflow": {"type": ["string", "null"]}, "state": {"type": ["string", "null"]}}});
+    let payload = object(
+        &["type", "table", "schema"],
+        json!({"type": {"type": "string", "enum": ["INSERT", "UPDATE", "DELETE"]},
+        "table": text(), "schema": text(), "record": {"type": ["object", "null"]},
+        "old_record": {"type": ["object", "null"]}}),
+    );
+    let tag = "workflows";
+    vec![
+        Route::new("get", "/api/workflows", tag, "All of them, with how their runs stand")
+            .answer(200, list("Workflow", "workflows"))
+            .also(COMMAND),
+        Route::new("post", "/api/workflows", tag, "Make one")
+            .body(draft())
+            .answer(201, reference("Workflow"))
+            .also(COMMAND),
+        Route::new("put", "/api/workflows/{id}", tag, "Change one")
+            .ask("id", text(), "of the workflow")
+            .body(draft())
+            .answer(200, reference("Workflow"))
+            .also(COMMAND_400),
+        Route::new("delete", "/api/workflows/{id}", tag, "Take one away")
+            .ask("id", text(), "of the workflow")
+            .also(COMMAND_400),
+        Route::new("post", "/api/workflows/{id}/{action}", tag, "Switch one on or off, or have it send a test")
+            .ask("id", text(), "of the workflow")
+            .ask("action", json!({"type": "string", "enum": ["enable", "disable", "test"]}), "what to do")
+            .also(COMMAND_400),
+        Route::new(
+            "post",
+            "/api/workflows/dry-run",
+            tag,
+            "What a draft would send for a change that was; nothing is sent",
+        )
+        .body(draft())
+        .also(COMMAND),
+        Route::new("get", "/api/workflow-runs", tag, "Their runs, the newest first")
+            .ask("workflow", text(), "of this workflow only")
+            .ask("state", run_state(), "in this state only")
+            .ask("before", text(), "`next` of the page before")
+            .ask(
+                "limit",
+                json!({"type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32}),
+                "50 without it, 500 at most",
+            )
+            .answer(200, list("WorkflowRun", "runs"))
+            .also(COMMAND),
+        Route::new("get", "/api/workflow-runs/{id}", tag, "One run, with what was sent and what came back")
+            .ask("id", text(), "of the run")
+            .also(COMMAND_400),
+        Route::new(
+            "post",
+            "/api/workflow-runs/replay",
+            tag,
+            "Deliver runs again: these, or those of a workflow in a state",
+        )
+        .body(replay)
+        .also(COMMAND),
+        Route::new("post", "/webhooks/supabase", tag, "What Supabase's database webhooks send")
+            .body(payload)
+            .also(&[401, 403, 404, 409, 503, 504])
+            .open(),
+    ]
+}
+
+/// As `COMMAND`, where a name in the path may be none.
+const COMMAND_400: &[u16] = &[400, 404, 409, 503, 504];
+
+/// A workflow as somebody writes it (docs/workflows.md).
+fn draft() -> Value {
+    let text = || json!({"type": "string"});
+    object(
+        &["workflow_name", "trigger_table", "trigger_event", "action_config"],
+        json!({
+        "workflow_name": text(), "trigger_table": text(),
+        "trigger_event": {"type": "string", "enum": ["INSERT", "UPDATE", "DELETE"]},
+        "side": {"type": "string", "enum": ["source", "target"]},
+        "watched_columns": {"type": ["array", "null"], "items": text()},
+        "condition": {"type": ["object", "null"]}, "action_config": {"type": "object"},
+        "enabled": {"type": ["boolean", "null"]}}),
+    )
+}
+
 fn schemas() -> Value {
     let text = || json!({"type": "string"});
     let maybe = || json!({"type": ["string", "null"]});
@@ -305,6 +400,12 @@ fn schemas() -> Value {
             "supabase_url": maybe(), "key_set": {"type": "boolean"}, "key_kind": maybe(), "env_file": text(),
             "missing": {"type": "array", "items": text()}, "set_by_environment": {"type": "array", "items": text()},
             "listen": text(), "apply": text(), "schedule": {"type": "object"}})),
+        "Workflow": object(&["id", "workflow_name", "trigger_table", "trigger_event", "action_config", "enabled"], json!({
+            "id": text(), "workflow_name": text(), "trigger_table": text(), "trigger_event": text(),
+            "side": text(), "action_config": {}, "enabled": {"type": ["boolean", "null"]}, "problem": maybe()})),
+        "WorkflowRun": object(&["id", "workflow_id", "state", "attempts"], json!({"id": text(), "workflow_id": maybe(),
+            "workflow_name": maybe(), "table": maybe(), "event": maybe(), "attempts": count(), "error": maybe(),
+            "state": words(&["waiting", "delivering", "delivered", "dead"])})),
         "Check": object(&["code", "title", "state", "line", "fix", "sql"], json!({"code": text(), "title": text(),
             "state": words(&["ok", "warn", "fail", "skipped"]), "line": text(), "fix": maybe(), "sql": maybe()})),
     })
@@ -313,7 +414,7 @@ fn schemas() -> Value {
 /// The description of every route.
 pub fn document() -> Value {
     let mut paths = Map::new();
-    for route in routes() {
+    for route in routes().into_iter().chain(workflow_routes()) {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method] = route.describe();
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::Shared;
 use super::api::{order, say, wrong};
+use super::asked::{Named, Question};
 use crate::types::{Command, ParkedAction, ParkedChoice, ParkedWish};
 
 #[derive(Deserialize)]
@@ -28,7 +29,7 @@ struct Chosen {
 }
 
 /// `GET /api/parked?table=public.agents&limit=100`: what is parked and why, the oldest first.
-pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Question(asked): Question<Asked>) -> Response {
     if let Err(refusal) = postgres_takes(asked.table.iter()) {
         return *refusal;
     }
@@ -39,7 +40,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(asked): Query<
 
 /// `POST /api/parked/{retry|reread|discard}` with `{"table": "public.agents", "key": ["7"]}`. To discard everything
 /// takes `{"all": true}`.
-pub(super) async fn act(State(shared): State<Arc<Shared>>, Path(action): Path<String>, body: Bytes) -> Response {
+pub(super) async fn act(State(shared): State<Arc<Shared>>, Named(action): Named<String>, body: Bytes) -> Response {
     let chosen: Chosen = match body.is_empty() {
         true => Chosen::default(),
         false => match serde_json::from_slice(&body) {

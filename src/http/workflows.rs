@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::Shared;
 use super::api::{order, say, wrong};
+use super::asked::{Named, Question};
 use crate::types::{Command, ReplayAsked, RunsAsked, WorkflowWish};
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
@@ -73,19 +74,19 @@ async fn dry_run(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
 }
 
 /// `PUT /api/workflows/{id}` with a draft.
-async fn replace(State(shared): State<Arc<Shared>>, Path(id): Path<String>, body: Bytes) -> Response {
+async fn replace(State(shared): State<Arc<Shared>>, Named(id): Named<String>, body: Bytes) -> Response {
     match json(&body) {
         Ok(draft) => ask(&shared, WorkflowWish::Replace { id, draft }).await,
         Err(refusal) => *refusal,
     }
 }
 
-async fn delete(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+async fn delete(State(shared): State<Arc<Shared>>, Named(id): Named<String>) -> Response {
     ask(&shared, WorkflowWish::Delete { id }).await
 }
 
 /// `POST /api/workflows/{id}/{enable|disable|test}`
-async fn act(State(shared): State<Arc<Shared>>, Path((id, action)): Path<(String, String)>) -> Response {
+async fn act(State(shared): State<Arc<Shared>>, Named((id, action)): Named<(String, String)>) -> Response {
     let wish = match action.as_str() {
         "enable" => WorkflowWish::Enable { id, enabled: true },
         "disable" => WorkflowWish::Enable { id, enabled: false },
@@ -96,7 +97,7 @@ async fn act(State(shared): State<Arc<Shared>>, Path((id, action)): Path<(String
 }
 
 /// `GET /api/workflow-runs?workflow=&state=&before=&limit=`
-async fn runs(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+async fn runs(State(shared): State<Arc<Shared>>, Question(asked): Question<Asked>) -> Response {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let before = match some(asked.before).map(|text| text.parse::<i64>()).transpose() {
         Ok(before) => before,
@@ -108,7 +109,7 @@ async fn runs(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> 
 }
 
 /// `GET /api/workflow-runs/{id}`: with its rows, what was sent last, and what came back.
-async fn run(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+async fn run(State(shared): State<Arc<Shared>>, Named(id): Named<String>) -> Response {
     ask(&shared, WorkflowWish::Run { id }).await
 }
 

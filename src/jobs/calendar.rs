@@ -72,6 +72,12 @@ impl Calendar {
         self.all.iter().filter_map(|planned| planned.due).min()
     }
 
+    /// When a table's next run is due.
+    pub fn next_of(&self, table: &str) -> Option<Timestamp> {
+        let of = self.all.iter().filter(|planned| planned.entry.takes(table, &self.all));
+        of.filter_map(|planned| planned.due).min()
+    }
+
     /// The longest pause between two of the next runs, over the entries together: within it a run should have ended.
     pub fn interval(&self, now: Timestamp) -> Option<Duration> {
         let next = |after: Timestamp| self.all.iter().filter_map(|planned| planned.entry.timetable.next(after)).min();
@@ -150,6 +156,8 @@ mod tests {
         ];
         let mut calendar = calendar(entries, &[], "2026-11-23T03:10:00Z");
         assert_eq!(calendar.next(), Some(at("2026-11-23T03:30:00Z")));
+        let each = TABLES.map(|table| calendar.next_of(table));
+        assert_eq!(each, [Some(at("2026-11-23T04:00:00Z")), Some(at("2026-11-23T03:30:00Z")), None]);
         assert_eq!(take(&mut calendar, "2026-11-23T03:29:59Z"), []);
         assert_eq!(
             take(&mut calendar, "2026-11-23T03:30:00Z"),

@@ -66,6 +66,10 @@ impl Runner {
             jobs.last_success_at = past.last_success;
             jobs.verified = past.verified;
         });
+        for (table, at) in past.equal {
+            let metrics = crate::metrics::get();
+            metrics.table_equal.set(metrics.table(&table), at.as_second() as f64);
+        }
         self.metrics();
         let scheduled = if self.catch_up { past.scheduled } else { BTreeMap::new() };
         let mut calendar = Calendar::new(std::mem::take(&mut self.entries), self.jitter, &scheduled, Timestamp::now());
@@ -332,16 +336,10 @@ impl Runner {
                 Verdict::Unknown { .. } => {}
             }
         });
-        let metrics = crate::metrics::get();
-        metrics.reconcile_compared.inc_by(report.rows);
-        for (kind, rows) in [("missing", report.missing), ("different", report.different), ("surplus", report.surplus)]
-        {
-            metrics.reconcile_mismatches.with_label_values(&[kind]).inc_by(rows);
+        if report.verdict == Verdict::Equal {
+            let metrics = crate::metrics::get();
+            metrics.table_equal.set(metrics.table(&name), Timestamp::now().as_second() as f64);
         }
-        for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
-            metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
-        }
-        metrics.table_repaired.with_label_values(&[metrics.table(&name)]).inc_by(report.repaired());
         match &report.verdict {
             Verdict::Equal if found == 0 => tracing::debug!(table = %name, rows = report.rows, "equal"),
             Verdict::Equal => info!(table = %name, found, repaired = report.repaired(), "repaired"),
@@ -360,10 +358,16 @@ impl Runner {
             (jobs.next_at, jobs.queued) = (next_at, queued);
             before != (next_at, queued)
         });
-        crate::metrics::get().reconcile_next.set(next_at.map(|at| at.as_second() as f64));
-        crate::metrics::get()
-            .reconcile_interval
-            .set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
+        let metrics = crate::metrics::get();
+        metrics.reconcile_next.set(next_at.map(|at| at.as_second() as f64));
+        metrics.reconcile_interval.set(calendar.interval(Timestamp::now()).map(|pause| pause.as_secs_f64()));
+        // Anew each time: a table that is gone, or has no schedule any more, has no line.
+        metrics.table_next.reset();
+        for table in &self.status.borrow().tables {
+            if let Some(next) = calendar.next_of(&table.name) {
+                metrics.table_next.set(metrics.table(&table.name), next.as_second() as f64);
+            }
+        }
     }
 
     fn metrics(&self) {

@@ -33,7 +33,12 @@ pub struct Copied {
 /// Looked for first: a role without the right to create is let go on with what somebody else made.
 const THERE: &str = "select to_regclass('lockstep.route_copy') is not null";
 const INSTALL: &str = "
-create schema if not exists lockstep;
+do $$ begin
+  -- `if not exists` asks for the right to create one, even where it is there.
+  if to_regnamespace('lockstep') is null then
+    create schema lockstep;
+  end if;
+end $$;
 create table if not exists lockstep.route (
   route text primary key,
   source jsonb not null,                 -- which history it is: system identifier, slot, timeline

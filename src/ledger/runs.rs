@@ -132,6 +132,8 @@ pub struct Past {
     pub last_success: Option<Timestamp>,
     /// How the last look at each table ended.
     pub verified: BTreeMap<String, Verified>,
+    /// When each table was last found or made equal.
+    pub equal: BTreeMap<String, Timestamp>,
 }
 
 pub async fn past(client: &Client) -> Result<Past, Fault> {
@@ -142,6 +144,8 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
          from lockstep.reconcile_run where result in ('equal', 'repaired', 'different') order by table_name, id desc";
     const SUCCESS: &str = "select (extract(epoch from max(finished_at)) * 1e6)::int8 from lockstep.reconcile_run \
          where result in ('equal', 'repaired')";
+    const EQUAL: &str = "select table_name, (extract(epoch from max(finished_at)) * 1e6)::int8 \
+         from lockstep.reconcile_run where result in ('equal', 'repaired') group by 1";
     let at = |micros: i64| Timestamp::from_microsecond(micros).ok();
     let mut past = Past::default();
     for row in client.query(SCHEDULED, &[]).await.map_err(|error| fault(&error))? {
@@ -154,6 +158,9 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
         if let Some(at) = at(row.get(3)) {
             past.verified.insert(row.get(0), Verified { at, result: row.get(1) });
         }
+    }
+    for row in client.query(EQUAL, &[]).await.map_err(|error| fault(&error))? {
+        past.equal.extend(row.get::<_, Option<i64>>(1).and_then(at).map(|at| (row.get(0), at)));
     }
     let row = client.query_one(SUCCESS, &[]).await.map_err(|error| fault(&error))?;
     past.last_success = row.get::<_, Option<i64>>(0).and_then(at);

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
+use super::sync_state;
 use crate::pg::client::fault;
 use crate::pg::quote::{ident, table};
 use crate::remedy::{self, PUBLISH_ALL};
@@ -20,6 +21,8 @@ pub struct Wanted {
     /// Who will read; none leaves rights alone.
     pub role: Option<String>,
     pub tables: Vec<TableName>,
+    /// The table of sync states, if one is kept.
+    pub state: Option<TableName>,
 }
 
 /// What is there.
@@ -55,6 +58,20 @@ pub struct Role {
     pub lacks_select: Vec<TableName>,
     /// Owner and schema whose future tables the role could not read.
     pub lacks_future: Vec<(String, String)>,
+    /// Schema `lockstep`, where runs and the like are remembered.
+    pub memory: Place,
+    /// The table of sync states.
+    pub state: Place,
+}
+
+/// A place that the role is to write in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    #[default]
+    Missing,
+    /// It is there, and the role may not do all that it must.
+    Closed,
+    Open,
 }
 
 /// What to do, in order; and what somebody must do before any of it.
@@ -82,6 +99,7 @@ pub fn plan(wanted: &Wanted, found: &Found) -> Plan {
     statements.extend(publication(wanted, found.publication.as_ref()));
     if let (Some(name), Some(role)) = (&wanted.role, &found.role) {
         statements.extend(rights(name, role));
+        statements.extend(memory(name, role, wanted.state.as_ref()));
     }
     if found.slot.is_none() {
         let version = u32::try_from(found.server_version).unwrap_or(0);
@@ -160,6 +178,28 @@ fn rights(name: &str, role: &Role) -> Vec<String> {
     statements
 }
 
+/// What Lockstep remembers about its work: a role that may only read could not.
+fn memory(name: &str, role: &Role, state: Option<&TableName>) -> Vec<String> {
+    let name = ident(name);
+    let mut statements = Vec::new();
+    if role.memory == Place::Missing {
+        statements.push("create schema if not exists lockstep;".to_owned());
+    }
+    if role.memory != Place::Open {
+        statements.push(format!("grant usage, create on schema lockstep to {name};"));
+        statements.push(format!("grant select, insert, update, delete on all tables in schema lockstep to {name};"));
+        statements.push(format!("grant usage on all sequences in schema lockstep to {name};"));
+    }
+    let Some(state) = state else { return statements };
+    if role.state == Place::Missing {
+        statements.push(sync_state::create_sql(state).trim_end().to_owned());
+    }
+    if role.state != Place::Open {
+        statements.push(format!("grant select, insert, update on {} to {name};", table(state)));
+    }
+    statements
+}
+
 /// Looks at what is there.
 pub async fn look(client: &Client, wanted: &Wanted) -> Result<Found, Fault> {
     read(client, wanted).await.map_err(|error| fault(&error))
@@ -189,7 +229,7 @@ async fn read(client: &Client, wanted: &Wanted) -> Result<Found, tokio_postgres:
         found.slot = Some(Slot { plugin: row.try_get(0)?, database: row.try_get(1)? });
     }
     if let Some(role) = &wanted.role {
-        found.role = read_role(client, role, &wanted.tables).await?;
+        found.role = read_role(client, role, wanted).await?;
     }
     Ok(found)
 }
@@ -211,7 +251,23 @@ where p.pubname = $1";
 
 const SLOT: &str = "select plugin::text, database::text from pg_catalog.pg_replication_slots where slot_name = $1";
 
-async fn read_role(client: &Client, role: &str, tables: &[TableName]) -> Result<Option<Role>, tokio_postgres::Error> {
+/// Schema `lockstep`, the table $2.$3: whether each is there, and whether the role may do there what it must.
+const MEMORY: &str = "
+select to_regnamespace('lockstep') is not null,
+       coalesce(has_schema_privilege($1, to_regnamespace('lockstep'), 'usage')
+                and has_schema_privilege($1, to_regnamespace('lockstep'), 'create'), false)
+       and not exists (select from pg_catalog.pg_class c, unnest(array['select', 'insert', 'update', 'delete']) need
+                       where c.relnamespace = to_regnamespace('lockstep') and c.relkind in ('r', 'p')
+                         and not has_table_privilege($1, c.oid, need)),
+       s.oid is not null,
+       s.oid is not null and has_table_privilege($1, s.oid, 'select') and has_table_privilege($1, s.oid, 'insert')
+       and has_table_privilege($1, s.oid, 'update')
+from (values (1)) one
+left join (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+           where n.nspname = $2 and c.relname = $3) s on true";
+
+async fn read_role(client: &Client, role: &str, wanted: &Wanted) -> Result<Option<Role>, tokio_postgres::Error> {
+    let tables = &wanted.tables;
     let attributes = "select rolcanlogin, rolreplication or rolsuper from pg_catalog.pg_roles where rolname = $1";
     let Some(row) = client.query_opt(attributes, &[&role]).await? else { return Ok(None) };
     let mut found = Role { login: row.try_get(0)?, replication: row.try_get(1)?, ..Role::default() };
@@ -231,6 +287,15 @@ async fn read_role(client: &Client, role: &str, tables: &[TableName]) -> Result<
             found.lacks_select.push(name);
         }
     }
+    let (schema, name) = wanted.state.as_ref().map_or(("", ""), |state| (&state.schema, &state.name));
+    let row = client.query_one(MEMORY, &[&role, &schema, &name]).await?;
+    let place = |there: bool, open: bool| match (there, open) {
+        (false, _) => Place::Missing,
+        (true, false) => Place::Closed,
+        (true, true) => Place::Open,
+    };
+    found.memory = place(row.try_get(0)?, row.try_get(1)?);
+    found.state = place(row.try_get(2)?, row.try_get(3)?);
     found.lacks_usage = without_usage.into_iter().collect();
     found.lacks_future = without_future.into_iter().collect();
     Ok(Some(found))
@@ -257,7 +322,7 @@ mod tests {
 
     fn wanted() -> Wanted {
         let tables = vec![TableName::new("public", "a"), TableName::new("x", "B\"c")];
-        Wanted { publication: "Pub".into(), slot: "it's".into(), role: None, tables }
+        Wanted { publication: "Pub".into(), slot: "it's".into(), role: None, tables, state: None }
     }
 
     fn ready() -> Found {

@@ -4,8 +4,8 @@ use tokio_postgres::Client;
 
 use super::install;
 use crate::pg::client::fault;
-use crate::pg::quote::{ident, literal};
-use crate::types::Fault;
+use crate::pg::quote::{ident, literal, table};
+use crate::types::{Fault, TableName};
 
 /// What was set up in the source.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Source {
     pub publication: String,
     /// Whose rights to read are taken back.
     pub role: Option<String>,
+    /// The table of sync states: it stays, and the role's rights on it do not.
+    pub state: TableName,
     pub schemas: Vec<String>,
 }
 
@@ -53,6 +55,12 @@ pub fn statements(what: &Source) -> Vec<String> {
         "drop schema if exists lockstep cascade;".to_owned(),
     ];
     if let Some(role) = &what.role {
+        let state = table(&what.state);
+        out.push(block(&format!(
+            "begin\n  if to_regclass({}) is not null then\n    revoke all on {state} from {};\n  end if;\nend",
+            literal(&state),
+            ident(role)
+        )));
         out.extend(what.schemas.iter().map(|schema| revoke(role, schema)));
         out.push(format!("alter role {} noreplication;", ident(role)));
     }
@@ -79,6 +87,11 @@ fn revoke(role: &str, schema: &str) -> String {
             role.replace('%', "%%")
         ))
     );
+    block(&body)
+}
+
+/// An anonymous block, whatever stands in it.
+fn block(body: &str) -> String {
     let mut tag = "$$".to_owned();
     while body.contains(&tag) {
         tag = format!("$revoke{}$", tag.len());

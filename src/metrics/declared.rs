@@ -142,6 +142,12 @@ declare! {
             "Rows in which runs found the target to differ";
         reconcile_repaired: IntCounterVec "reconcile_rows_repaired_total" { kind: "insert, update, delete" }
             "Rows that runs repaired";
+        table_equal: MaybeVec "table_equal_timestamp_seconds" { table: "name, or other" }
+            "When a run last found or made this table equal on both sides";
+        table_next: MaybeVec "table_next_run_timestamp_seconds" { table: "name, or other" }
+            "When the schedule compares this table next; absent: never";
+        table_mismatches: IntCounterVec "table_mismatches_total" { table: "name, or other" }
+            "Rows in which runs found the target to differ, by table";
         table_repaired: IntCounterVec "table_rows_repaired_total" { table: "name, or other" }
             "Rows that runs repaired, by table";
         tables_different: IntGauge "tables_different" "Tables that are known to differ and not repaired yet";

@@ -68,6 +68,7 @@ impl Metrics {
             for kind in ["insert", "update", "delete", "truncate", "copy"] {
                 self.rows.with_label_values(&[table, kind]);
             }
+            self.table_mismatches.with_label_values(&[table]);
             self.table_repaired.with_label_values(&[table]);
             self.parked_rows.with_label_values(&[table]);
             self.copied_rows.with_label_values(&[table]);

@@ -22,6 +22,8 @@ pub struct Survey {
     pub tables: Vec<Table>,
     /// Chosen by the settings, but not possible; in the order of their names.
     pub left_out: Vec<LeftOut>,
+    /// Those of them that lack nothing but a key.
+    pub keyless: Vec<Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +83,17 @@ pub async fn survey(client: &Client, selection: &Selection) -> Result<Survey, Fa
     let names: Vec<&TableName> = seen.iter().map(|seen| &seen.table.name).collect();
     selection.check(&names)?;
 
-    let mut survey = Survey { tables: Vec::new(), left_out: Vec::new() };
+    let mut survey = Survey { tables: Vec::new(), left_out: Vec::new(), keyless: Vec::new() };
     for seen in seen.into_iter().filter(|seen| selection.takes(&seen.table.name)) {
         match seen.why() {
             None => survey.tables.push(seen.table),
             Some(why) if selection.names(&seen.table.name) => return Err(refused(&seen.table.name, why)),
-            Some(why) => survey.left_out.push(LeftOut { table: seen.table.name, why }),
+            Some(why) => {
+                survey.left_out.push(LeftOut { table: seen.table.name.clone(), why });
+                if why == Why::NoPrimaryKey {
+                    survey.keyless.push(seen.table);
+                }
+            }
         }
     }
     Ok(survey)

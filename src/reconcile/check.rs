@@ -1,10 +1,8 @@
 //! One table's comparison, from the first look to the verdict. Its steps are in `walk` (where do the sides differ?),
 //! `prove` (does this row differ?) and `repair`.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::part::{Key, sorts_alike};
 use super::prove::{Found, prove};
@@ -64,7 +62,7 @@ pub async fn check(tools: &Tools<'_>, table: &Table, teller: &Teller<'_>) -> Tab
         }
     };
     let reached = inlet.map(Inlet::reached);
-    let target = Target::new(&settings.target, &settings.route, table, reached);
+    let target = Target::new(settings, client, table, reached);
     let inlet = inlet.filter(|_| repair);
     let mut check =
         Check { settings, table, source, target, inlet, heals, report, found: Vec::new(), left: 0, teller, begun };
@@ -74,6 +72,9 @@ pub async fn check(tools: &Tools<'_>, table: &Table, teller: &Teller<'_>) -> Tab
 
 impl Check<'_> {
     async fn whole(&mut self) -> Result<(), Trouble> {
+        if self.table.key.is_empty() {
+            return self.whole_table().await;
+        }
         let look = self.target.look().await?;
         if !look.missing.is_empty() {
             let columns = look.missing.join(", ");
@@ -102,15 +103,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// So many rows are done: tells it, and waits when that was faster than allowed.
-    pub(super) async fn pace(&mut self, rows: u64) {
+    /// So many rows of the source are done since `begun`: tells it, and waits when that was faster than allowed.
+    pub(super) async fn pace(&mut self, rows: u64, begun: Instant) {
         self.report.rows += rows;
         self.tell(Phase::Comparing);
-        if let Some(seconds) = self.report.rows.checked_div(self.settings.rows_per_second) {
-            let rest = self.report.rows % self.settings.rows_per_second;
-            let parts = Duration::from_secs_f64(rest as f64 / self.settings.rows_per_second as f64);
-            sleep_until(self.begun + Duration::from_secs(seconds) + parts).await;
-        }
+        self.settings.slow(rows, begun).await;
     }
 
     pub(super) fn tell(&self, phase: Phase) {
@@ -129,9 +126,10 @@ impl Check<'_> {
     fn finish(mut self, end: Result<(), Trouble>) -> TableReport {
         self.tell(Phase::Finished);
         let mut report = self.report;
-        (report.sent_bytes, report.received_bytes) = (self.target.sent, self.target.received);
-        report.requests = self.target.requests;
+        let cost = self.target.cost();
+        (report.sent_bytes, report.received_bytes, report.requests) = (cost.sent, cost.received, cost.requests);
         report.seconds = self.begun.elapsed().as_secs_f64();
+        report.note = report.note.or(self.target.note());
         // Without a repair, all that was found is left.
         self.left += self.found.len() as u64;
         report.verdict = match end {

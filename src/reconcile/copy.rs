@@ -71,6 +71,7 @@ async fn compare(
     let tools = Tools { settings, client, inlet: Some(inlet), repair: true, heals: true };
     let progress = watch::Sender::new(None);
     let report = check(&tools, table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
+    super::count(&report);
     let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
     match report.verdict {
         Verdict::Unknown { why } => return Err(Fault::retry(format!("{}: {why}", table.name))),

@@ -19,8 +19,12 @@ mod source;
 mod target;
 mod wait;
 mod walk;
+mod whole;
+
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::pg::{self, Client, Url};
@@ -36,6 +40,7 @@ pub use reread::reread;
 pub struct Settings {
     /// The source.
     pub url: Url,
+    pub reading: Reading,
     pub target: rest::Client,
     /// The route whose checkpoint says how far the target is.
     pub route: String,
@@ -47,6 +52,30 @@ pub struct Settings {
     pub listed: usize,
     /// Rows that only the target has are reported, and stay.
     pub keep_surplus: bool,
+}
+
+impl Settings {
+    /// So many rows were read since `begun`: waits when that was faster than allowed. What was slow before is not made up
+    /// for: the bound is what either side feels.
+    async fn slow(&self, rows: u64, begun: Instant) {
+        if self.rows_per_second > 0 {
+            sleep_until(begun + Duration::from_secs_f64(rows as f64 / self.rows_per_second as f64)).await;
+        }
+    }
+
+    /// At most so many rows are read at once: about what a second allows.
+    fn at_once(&self, rows: u64) -> u64 {
+        if self.rows_per_second == 0 { rows } else { rows.min(self.rows_per_second) }
+    }
+}
+
+/// How the target's rows are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// By our function there, which makes digests.
+    Digests,
+    /// By plain PostgREST: every row travels. How far the target is, the slot tells.
+    Rows { slot: String },
 }
 
 /// Compares the tables that the job names (all of `tables` when it names none), and repairs what differs if it says so.
@@ -75,12 +104,29 @@ pub async fn run(
             different = report.different, surplus = report.surplus, repaired = report.repaired(),
             seconds = report.seconds, "compared"
         );
+        count(&report);
         reports.push(report);
         if client.is_closed() {
             return Err(Fault::retry("the connection to the source was lost during the comparison"));
         }
     }
     Ok(reports)
+}
+
+/// What a comparison came to, for the metrics.
+fn count(report: &TableReport) {
+    let metrics = crate::metrics::get();
+    metrics.reconcile_compared.inc_by(report.rows);
+    for (kind, rows) in [("missing", report.missing), ("different", report.different), ("surplus", report.surplus)] {
+        metrics.reconcile_mismatches.with_label_values(&[kind]).inc_by(rows);
+    }
+    for (kind, rows) in [("insert", report.inserted), ("update", report.updated), ("delete", report.deleted)] {
+        metrics.reconcile_repaired.with_label_values(&[kind]).inc_by(rows);
+    }
+    let name = report.table.to_string();
+    let table = metrics.table(&name);
+    metrics.table_mismatches.with_label_values(&[table]).inc_by(report.differences());
+    metrics.table_repaired.with_label_values(&[table]).inc_by(report.repaired());
 }
 
 /// The tables of a job, in the order of the route's.

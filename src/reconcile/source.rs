@@ -131,6 +131,13 @@ impl<'a> Source<'a> {
         Ok(parts)
     }
 
+    /// The digest of all rows.
+    pub async fn whole(&self) -> Result<Digest, Fault> {
+        let sql = format!("select {SUMS} from (select {} as m from {} offset 0) r", self.hash, self.from);
+        let row = self.client.query_one(&sql, &[]).await.map_err(|e| pg::client::fault(&e))?;
+        Ok(Digest::new(row.get::<_, i64>(0) as u64, row.get(1), row.get(2)))
+    }
+
     /// The digests of the buckets that hold anything, of some blocks.
     pub async fn buckets(
         &self,

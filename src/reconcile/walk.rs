@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::check::Check;
 use super::part::{Bounds, Digest, Key};
 use super::target::Trouble;
@@ -37,9 +39,14 @@ const NAMED: usize = 5_000;
 impl Check<'_> {
     /// A table whose key both sides sort alike.
     pub(super) async fn walk_ranges(&mut self) -> Result<(), Trouble> {
-        let (mut size, most, least) = ROWS;
+        let (_, most, least) = ROWS;
+        let allowed = |size: u64| (self.settings.at_once(size * PARTS) / PARTS).clamp(1, most);
+        let most = allowed(most);
+        let least = least.min(most);
+        let mut size = allowed(ROWS.0);
         let mut after: Option<Key> = None;
         loop {
+            let begun = Instant::now();
             let parts = self.source.ranges(after.as_ref(), None, Some(size * PARTS), size).await?;
             let mark = self.source.mark().await?;
             let wanted: Vec<Bounds> = parts.iter().map(|(part, _)| part.clone()).collect();
@@ -56,12 +63,12 @@ impl Check<'_> {
             for ((part, ours), theirs) in differ.collect::<Vec<_>>() {
                 self.part(part, &ours, theirs).await?;
             }
-            self.pace(rows).await;
+            self.pace(rows, begun).await;
             match end {
                 Some(end) => after = Some(end),
                 None => return Ok(()),
             }
-            let factor = (TAKES.as_secs_f64() / self.target.took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
+            let factor = (TAKES.as_secs_f64() / self.target.cost().took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
             size = ((size as f64 * factor) as u64).clamp(least, most);
         }
     }
@@ -71,6 +78,9 @@ impl Check<'_> {
         if self.heals && theirs.rows == 0 {
             let keys = self.source.rows(&[whole]).await?.into_keys().collect();
             return self.write_all(keys).await;
+        }
+        if self.target.reads_rows() {
+            return self.long_leaf(whole).await; // smaller digests would cost as much as the rows
         }
         if ours.rows.max(theirs.rows) <= LEAF {
             return self.leaves(&[whole]).await;
@@ -132,13 +142,17 @@ impl Check<'_> {
         // Without an estimate, by the size: some tens of rows a block.
         let estimated = self.table.estimated_rows.max(self.source.blocks * 20);
         let coarse = (estimated / COARSE.0 + 1).min(COARSE.1) as u32;
-        let differ = self.buckets(coarse, None, blocks, true).await?;
-        if differ.is_empty() {
-            return Ok(());
-        }
         let fine = coarse * FAN;
-        let wanted: Vec<u32> = differ.keys().flat_map(|of| (0..FAN).map(move |n| of + n * coarse)).collect();
-        let differ = self.buckets(fine, Some(&wanted), blocks, false).await?;
+        let differ = if self.target.reads_rows() {
+            self.buckets(fine, None, blocks, true).await? // each look reads all rows: one look less
+        } else {
+            let differ = self.buckets(coarse, None, blocks, true).await?;
+            if differ.is_empty() {
+                return Ok(());
+            }
+            let wanted: Vec<u32> = differ.keys().flat_map(|of| (0..FAN).map(move |n| of + n * coarse)).collect();
+            self.buckets(fine, Some(&wanted), blocks, false).await?
+        };
         let mut group = (Vec::new(), 0);
         for (of, rows) in differ {
             group.0.push(of);
@@ -163,24 +177,31 @@ impl Check<'_> {
     ) -> Result<BTreeMap<u32, u64>, Trouble> {
         let named = of.filter(|of| of.len() <= NAMED);
         let (mut ours, mut theirs) = (HashMap::<u32, Digest>::new(), HashMap::<u32, Digest>::new());
-        for piece in pieces(self.source.blocks, BLOCKS) {
+        let rows_in = |digests: &HashMap<u32, Digest>| digests.values().map(|digest| digest.rows).sum::<u64>();
+        for piece in pieces(self.source.blocks, self.blocks_at_once(self.source.blocks)) {
+            let begun = Instant::now();
             let digests = self.source.buckets(modulus, named, piece).await?;
-            if counts {
-                self.pace(digests.values().map(|digest| digest.rows).sum()).await;
+            match counts {
+                true => self.pace(rows_in(&digests), begun).await,
+                false => self.settings.slow(rows_in(&digests), begun).await,
             }
             add(&mut ours, digests);
         }
-        let mark = self.source.mark().await?;
-        let mut at_once = BLOCKS;
+        let mut at_once = self.blocks_at_once(blocks);
         let mut rest = pieces(blocks, at_once);
         while let Some(piece) = rest.first().copied() {
+            let begun = Instant::now();
+            // A mark for each piece: that is how the comparison waits while the stream is behind.
+            let mark = self.source.mark().await?;
             match self.target.buckets(mark, modulus, named, piece).await {
                 Err(Trouble::TooMuch) if at_once > 1 => {
                     at_once = (at_once / 8).max(1);
                     rest = pieces_from(piece.0, blocks, at_once);
                 }
                 answer => {
-                    add(&mut theirs, answer?);
+                    let digests = answer?;
+                    self.settings.slow(rows_in(&digests), begun).await;
+                    add(&mut theirs, digests);
                     rest.remove(0);
                 }
             }
@@ -196,14 +217,31 @@ impl Check<'_> {
         Ok(differ)
     }
 
+    /// Of a table of so many blocks, by the rows that a second allows.
+    fn blocks_at_once(&self, blocks: u64) -> u64 {
+        let rows_of_a_block = (self.table.estimated_rows / blocks.max(1)).max(20);
+        (self.settings.at_once(BLOCKS * rows_of_a_block) / rows_of_a_block).clamp(1, BLOCKS)
+    }
+
+    /// About so many rows lie in these blocks; what has no end is as long as the others are.
+    fn rows_of(&self, (from, to): (u64, Option<u64>)) -> u64 {
+        let rows_of_a_block = (self.table.estimated_rows / self.source.blocks.max(1)).max(20);
+        to.map_or(0, |to| (to - from) * rows_of_a_block)
+    }
+
     async fn rows_of_buckets(&mut self, modulus: u32, of: &[u32], blocks: u64) -> Result<(), Trouble> {
         let (mut ours, mut theirs) = (HashMap::new(), Vec::new());
-        for piece in pieces(self.source.blocks, BLOCKS) {
+        // Few rows come of what is read: by the blocks it is as slow as it was before.
+        for piece in pieces(self.source.blocks, self.blocks_at_once(self.source.blocks)) {
+            let begun = Instant::now();
             ours.extend(self.source.rows_of_buckets(modulus, of, piece).await?);
+            self.settings.slow(self.settings.at_once(self.rows_of(piece)), begun).await;
         }
-        let mark = self.source.mark().await?;
-        for piece in pieces(blocks, BLOCKS) {
+        for piece in pieces(blocks, self.blocks_at_once(blocks)) {
+            let begun = Instant::now();
+            let mark = self.source.mark().await?;
             theirs.extend(self.target.rows_of_buckets(mark, modulus, of, piece).await?);
+            self.settings.slow(self.settings.at_once(self.rows_of(piece)), begun).await;
         }
         self.suspect(differing(ours, theirs)).await
     }

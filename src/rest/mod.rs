@@ -163,7 +163,7 @@ async fn read(mut answer: reqwest::Response) -> Result<Bytes, Failure> {
     let mut body = BytesMut::new();
     while let Some(part) = answer.chunk().await.map_err(|e| Failure::unanswered(chain(&e)))? {
         if body.len() + part.len() > ANSWER_BYTES {
-            return Err(Failure::unanswered("an answer of more than 32 MiB"));
+            return Err(Failure { class: Class::TooLarge, ..Failure::unanswered("an answer of more than 32 MiB") });
         }
         body.extend_from_slice(&part);
     }

@@ -40,7 +40,8 @@ impl Client {
     pub async fn table(&self, request: &TableRequest) -> Result<TableAnswer, Failure> {
         let TableRequest { verb, table, query, body } = request;
         let (method, profile, prefer) = match verb {
-            Verb::Read => (Method::GET, "accept-profile", "return=representation"),
+            // Times are written in the zone of the session, which the database's settings choose otherwise.
+            Verb::Read => (Method::GET, "accept-profile", "timezone=UTC"),
             Verb::Count => (Method::GET, "accept-profile", "count=exact"),
             Verb::Upsert => (Method::POST, "content-profile", "resolution=merge-duplicates,return=minimal"),
             // Counted, since a row that is not there is no error to PostgREST.

@@ -70,6 +70,9 @@ pub struct TableReport {
     pub received_bytes: u64,
     pub requests: u64,
     pub seconds: f64,
+    /// What a reader must know of how it was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// How a table stands at the end: after a repair, how it stands then.
@@ -133,6 +136,7 @@ impl TableReport {
             received_bytes: 0,
             requests: 0,
             seconds: 0.0,
+            note: None,
         }
     }
 

@@ -24,6 +24,7 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
     let target =
         rest::Client::new(&rest::Settings { url, key, ca_pem: None, timeout: Duration::from_secs(65) }).unwrap();
     reconcile::Settings {
+        reading: reconcile::Reading::Digests,
         url: Url::parse(&rig.pair.source.url("postgres")).unwrap(),
         target,
         route: "to_supabase".into(),
@@ -51,7 +52,7 @@ pub async fn verify(rig: &Rig, names: &[TableName]) -> Vec<TableReport> {
 pub struct Route {
     parts: JoinSet<()>,
     inlet: Inlet,
-    settings: reconcile::Settings,
+    pub settings: reconcile::Settings,
     tables: Vec<Table>,
     /// Alive for as long as the route.
     _stop: watch::Sender<bool>,

@@ -75,6 +75,10 @@ async fn verify_and_sync_say_what_differs_repair_it_and_leave_a_history() {
     until("it is completed", async || rig.pair.source.value(state).await.unwrap() == "completed: ").await;
     assert_eq!(rig.metric("lockstep_reconcile_rows_repaired_total{kind=\"delete\"}").await, 1.0);
     assert!(rig.metric("lockstep_reconcile_last_success_timestamp_seconds").await > 1.7e9);
+    assert!(rig.metric("lockstep_table_equal_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9);
+    // Found by `verify`, by the dry run and by `sync`, since the last start.
+    assert_eq!(rig.metric("lockstep_table_mismatches_total{table=\"public.agents\"}").await, 8.0);
+    assert_eq!(rig.metric("lockstep_table_mismatches_total{table=\"public.tasks\"}").await, 0.0);
 
     let results =
         history(&rig, "string_agg(result, ' ' order by id) filter (where table_name = 'public.agents')").await;
@@ -130,6 +134,8 @@ async fn the_schedule_finds_and_repairs_damage_by_itself_and_a_table_may_have_it
     let status = rig.status().await.unwrap();
     assert!(status["jobs"]["next_at"].is_string(), "{status}");
     assert!(rig.metric("lockstep_reconcile_next_timestamp_seconds").await > 1.7e9);
+    assert!(rig.metric("lockstep_table_next_run_timestamp_seconds{table=\"public.agents\"}").await > 1.7e9);
+    assert_eq!(rig.metric("lockstep_table_next_run_timestamp_seconds{table=\"public.tasks\"}").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,4 +189,27 @@ async fn the_api_takes_commands_from_who_shows_the_token_and_not_from_another_pa
     })
     .await;
     assert_eq!(client.get(url("/api/jobs/0")).bearer_auth("0123456789abcdef").send().await.unwrap().status(), 404);
+}
+
+/// Such a table is not replicated; what somebody else brings there can be compared, as a whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_a_key_is_compared_as_a_whole_and_that_is_said() {
+    let mut rig = Rig::new("create table agents (id int primary key); create table log (at date, line text)").await;
+    rig.pair
+        .execute("insert into log select '2020-01-01', 'line ' || i % 50 from generate_series(1, 300) i")
+        .await
+        .unwrap();
+    rig.start();
+    rig.settled().await;
+    let (code, out, err) = rig.verb(&["verify", "agents", "log"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("public.log     equal") && out.contains("public.agents  equal"), "{out}");
+    assert!(out.contains("public.log: it has no key, so it is not replicated; it was compared as a whole"), "{out}");
+    // As many rows, and not the same.
+    rig.pair.supabase.cluster.execute("update log set line = 'line 9' where line = 'line 8'").await.unwrap();
+    let (code, out, err) = rig.verb(&["verify", "log"]).await;
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains("(300 rows here, 300 there)"), "{out}");
+    let (code, out, err) = rig.verb(&["verify"]).await;
+    assert!(code == Some(0) && !out.contains("log"), "{out}{err}");
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{ClusterOptions, PairOptions, Seeded, SupabaseOptions, logged, repeats};
+use lockstep::lab::{ClusterOptions, Mishap, PairOptions, Seeded, SupabaseOptions, logged, repeats};
 use lockstep::types::{DifferenceKind, TableReport, Verdict};
 use tokio::task::JoinHandle;
 
 use super::in_process::{Route, slot_is_free, verify};
-use super::rig::{Rig, public};
+use super::rig::{Rig, public, until};
 
 fn keys(report: &TableReport, kind: DifferenceKind) -> BTreeSet<String> {
     report.keys.iter().filter(|found| found.kind == kind).map(|found| found.key.join("|")).collect()
@@ -336,4 +336,57 @@ async fn whatever_is_damaged_beside_whatever_traffic_and_kills_it_ends_equal_wit
     }
     rig.assert_equal(&tables).await;
     assert_eq!(repeats(&damager).await.unwrap(), [""; 0], "a row was written as it was");
+}
+
+/// The stream goes first: nothing is asked of a target that lags.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_waits_while_the_stream_is_behind() {
+    let mut rig = Rig::new("create table t (id int primary key, n int); create table w (k text primary key)").await;
+    rig.pair
+        .source
+        .execute("insert into t select i, 0 from generate_series(1, 1000) i; insert into w select id from t; analyze")
+        .await
+        .unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.terminate().await;
+    let mut route = Route::start(&rig, 12).await;
+    let faults = rig.pair.supabase.faults().clone();
+    faults.aim("rpc/lockstep_apply");
+    faults.random(Mishap::Status(503), 1.0, 1);
+    rig.pair.source.execute("update t set n = 1").await.unwrap();
+    let held = async {
+        until("the stream was refused several times", async || faults.counts().statuses >= 4).await;
+        let others = faults.counts().requests - faults.counts().statuses;
+        faults.clear();
+        others
+    };
+    let before = faults.counts();
+    let (reports, asked) = tokio::join!(route.verify(&[]), held);
+    assert!(reports.iter().all(|report| report.verdict == Verdict::Equal), "{reports:?}");
+    // A look at the first table, and no more before the stream had caught up.
+    assert!(asked - before.requests <= 1, "{asked} {before:?}");
+}
+
+/// `reconcile.max_rows_per_second`, for both ways in which tables are divided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_is_no_faster_than_it_may_be() {
+    let mut rig = Rig::new("create table t (id int primary key, n int); create table w (k text primary key)").await;
+    rig.pair
+        .source
+        .execute("insert into t select i, 0 from generate_series(1, 6000) i; insert into w select id from t; analyze")
+        .await
+        .unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.terminate().await;
+    let mut route = Route::start(&rig, 13).await;
+    for (rate, least, most) in [(0, 0.0, 1.5), (3_000, 1.9, 8.0)] {
+        route.settings.rows_per_second = rate;
+        for report in route.verify(&[]).await {
+            println!("{} at {rate} rows a second: {} rows in {:.2} s", report.table, report.rows, report.seconds);
+            assert_eq!((&report.verdict, report.rows), (&Verdict::Equal, 6000), "{report:?}");
+            assert!(report.seconds >= least && report.seconds < most, "{rate} rows a second: {report:?}");
+        }
+    }
 }

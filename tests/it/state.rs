@@ -212,6 +212,32 @@ async fn crash(rig: &mut Rig, chance: &mut Seeded) {
     }
 }
 
+/// Its rows say as of when; and that must not be a moment at which the target lacked something.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_target_is_held_up_completed_is_said_of_no_later_time_and_then_no_more() {
+    let mut options = PairOptions::default();
+    options.source = options.source.set("track_commit_timestamp", "on");
+    let mut rig = with(options, CHAOS).await;
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[http]\nin_step_within = \"3s\"\n").unwrap();
+    rig.pair.source.execute("insert into ledger (body) values ('before')").await.unwrap();
+    rig.start();
+    all_are(&rig, "completed").await;
+    let faults = rig.pair.supabase.faults().clone();
+    faults.aim("rpc/lockstep_apply");
+    faults.random(Mishap::Slow(Duration::from_secs(8)), 1.0, 1);
+    rig.pair.source.execute("insert into ledger (body) values ('held up')").await.unwrap();
+    // Rows are written again after five seconds at the latest: until then, and behind that.
+    until("the table is not called completed any more", async || {
+        let broken = broken_promises(&rig).await.unwrap_or_default();
+        assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), rig.tail());
+        states(&rig).await.iter().any(|(table, status)| table == "ledger" && status != "completed")
+    })
+    .await;
+    faults.clear();
+    rig.settled().await;
+    all_are(&rig, "completed").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn polled_every_50_ms_while_everything_is_killed_no_table_is_called_completed_that_is_not() {
     let mut options = PairOptions::default();

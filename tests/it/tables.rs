@@ -246,6 +246,8 @@ async fn odd_names_and_keys_of_any_text_find_their_rows() {
         rig.settled().await;
         let differences = rig.pair.differences(&tables).await.unwrap();
         assert!(differences.is_empty(), "after {sql}:\n{}\n{}", differences.join("\n"), rig.tail());
+        let (code, out, err) = rig.verb(&["verify"]).await;
+        assert_eq!(code, Some(0), "after {sql}: {out}{err}");
     }
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
@@ -290,6 +292,9 @@ async fn values_arrive_as_they_are_through_upserts_patches_and_copies() {
         let differences = rig.pair.differences(&public(&["v"])).await.unwrap();
         assert!(differences.is_empty(), "after {sql}:\n{}\n{}", differences.join("\n"), rig.tail());
     }
+    // They are written alike wherever they are compared.
+    let (code, out, err) = rig.verb(&["verify"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
 

@@ -64,7 +64,7 @@ impl Form {
             conditions.push(match row.cells().nth(place) {
                 Some(Cell::Text(text)) => {
                     let text = std::str::from_utf8(text).map_err(|_| unfit("holds text that is not UTF-8"))?;
-                    format!("{}.eq.{}", quoted(name), value(text))
+                    condition(name, "eq", text)
                 }
                 _ => format!("{}.is.null", quoted(name)),
             });
@@ -127,8 +127,13 @@ impl Form {
     }
 }
 
+/// One condition of a filter: `"id".eq.7`.
+pub fn condition(name: &str, operator: &str, text: &str) -> String {
+    format!("{}.{operator}.{}", quoted(name), value(text))
+}
+
 /// A name in PostgREST's grammar, always in quotes: any name means itself then, also `or`, `select` and `a.b`.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 

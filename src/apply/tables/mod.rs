@@ -29,10 +29,12 @@ use crate::pg;
 use crate::rest;
 use crate::types::{Batch, CopyMark, Fault, Position, Pull, Reread, TableName};
 pub use facts::{Facts, read as facts};
+pub use form::{FILTER_BYTES, condition, quoted};
 use latest::Latest;
 pub use probe::{Probed, probe};
 use send::Wire;
 use steps::{Forms, steps};
+pub use words::setup;
 
 /// Longer than capture takes to say that nothing more came: what waits then waits in vain.
 const IDLE: Duration = Duration::from_secs(15);

@@ -29,7 +29,7 @@ set local extra_float_digits = 3;
 set local bytea_output = 'hex'";
 
 async fn in_snapshot(client: &Client, selection: &Selection) -> Result<Shape, Fault> {
-    let Survey { tables, left_out } = survey(client, selection).await?;
+    let Survey { tables, left_out, .. } = survey(client, selection).await?;
     let chosen: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let mut shape = read(client, &chosen).await.map_err(|error| fault(&error))?;
     shape.left_out = left_out;
