@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::routing::any;
 use axum::{Json, Router};
-use lockstep::lab::PairOptions;
+use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
 use serde_json::{Value, json};
 
 use super::browser::Browser;
@@ -48,7 +48,9 @@ fn headline(words: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_sets_it_up_sees_agents_arrive_and_mends_what_goes_wrong() {
     let (agent_api, heard) = agents().await;
-    let mut rig = Rig::with(PairOptions::default(), SCHEMA).await;
+    // As on Supabase: the demo's triggers have acted at the source, and do not act again.
+    let supabase = SupabaseOptions { owner: Owner::SetReplicationRole, ..SupabaseOptions::default() };
+    let mut rig = Rig::with(PairOptions { supabase, ..PairOptions::default() }, SCHEMA).await;
     rig.env = vec![("LOCKSTEP_AGENT_API_URL".into(), agent_api)];
     rig.unset = vec!["SUPABASE_URL", "SUPABASE_KEY"];
     rig.start();
