@@ -33,7 +33,7 @@ const wishes = {
   open: ({ url }) => page.goto(url, { waitUntil: "commit" }),
   click: (wish) => place(wish).click(),
   press: ({ key }) => page.keyboard.press(key),
-  fill: ({ label, value, within }) => (within ? page.locator(within).first() : page).getByLabel(label).first().fill(value),
+  fill: ({ label, value, within }) => (within ? page.locator(within).first() : page).getByLabel(label, { exact: true }).first().fill(value),
   pick: ({ label }) => page.getByLabel(label, { exact: true }).first().check({ force: true }),
   see: ({ text, within, patience }) =>
     page.locator(within || "body").getByText(text).filter({ visible: true }).first().waitFor({ timeout: patience || 30_000 }),
