@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::calendar::{Calendar, Due, Entry};
-use super::history::{self, History};
+use super::history::History;
 use crate::status::{Jobs, RunningJob, State, Status, TableState, Verified};
 use crate::types::{Fault, Job, JobState, JobView, Phase, Progress, TableName, TableReport, Verdict};
 
