@@ -32,7 +32,7 @@ const SETTINGS: &str = "[schedule]\nreconcile = [\"*/2 * * * * *\"]\njitter = \"
 /// A rig whose source keeps little WAL for a slot.
 async fn rig() -> Rig {
     let mut options = PairOptions::default();
-    options.source.settings.push(("max_slot_wal_keep_size".into(), "'96MB'".into()));
+    options.source.settings.push(("max_slot_wal_keep_size".into(), "96MB".into()));
     let mut rig = Rig::with(options, TABLES).await;
     std::fs::write(rig.dir.path().join("lockstep.toml"), SETTINGS).unwrap();
     rig.env.push(("LOCKSTEP_LOOK_AGAIN".into(), "2s".into()));
