@@ -46,6 +46,8 @@ struct Ready {
     read_at: Position,
     hello: Hello,
     way: Way,
+    /// Why the stream begins anew, if it does.
+    broken: Option<recovery::Broken>,
 }
 
 /// How a life of the route ended well.
@@ -160,7 +162,7 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
         None => hello,
     };
     let hello = hello.of(&tables, &sorted.active);
-    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way })
+    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way, broken })
 }
 
 /// Refuses a publication that shows only some rows of a table.
@@ -238,7 +240,7 @@ async fn stream(
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, hello, way } = ready;
+    let Ready { source, target, tables, aside, read_at, hello, way, broken } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
@@ -336,12 +338,17 @@ async fn stream(
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
     let copying = preflight::reconciling(settings, url, client, way);
     let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
+    let record = reconcile::Record {
+        job: format!("{:012x}", run >> 16),
+        why: broken.map_or_else(|| "its rows were in doubt".to_owned(), |broken| format!("recovery: {broken}")),
+        create: settings.source.create,
+    };
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
     beside.spawn(compare(control.work.clone(), copying.clone(), tables.clone(), inlet.clone()));
     let stopped = shutdown.clone();
     parts.spawn(async move {
-        match reconcile::copy(&copying, copies, &inlet).await {
+        match reconcile::copy(&copying, copies, &record, &inlet).await {
             // The stream ends with the drain, and the copy goes on from its stored mark after the next start.
             Err(Fault::Retry { .. }) if *stopped.borrow() => Ok(()),
             Err(fault) => {

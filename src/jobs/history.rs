@@ -65,14 +65,13 @@ impl History {
     }
 
     pub async fn table(&mut self, id: &str, report: &TableReport) {
-        let result = result(report);
         let why = match &report.verdict {
             Verdict::Unknown { why } => Some(why.as_str()),
             Verdict::Equal | Verdict::Different => None,
         };
         let write = async {
             let client = self.open().await?;
-            runs::end(client, id, report, result, why).await
+            runs::end(client, id, report, runs::result(report), why).await
         };
         let end = tokio::time::timeout(PATIENCE, write).await;
         self.ended(end);
@@ -127,14 +126,6 @@ impl History {
             }
             self.told = cause;
         }
-    }
-}
-
-/// What a comparison came to, as the history calls it.
-pub fn result(report: &TableReport) -> &'static str {
-    match &report.verdict {
-        Verdict::Equal if report.repaired() > 0 => "repaired",
-        verdict => verdict.word(),
     }
 }
 

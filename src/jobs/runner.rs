@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::calendar::{Calendar, Due, Entry};
-use super::history::{self, History};
+use super::history::History;
 use crate::status::{Jobs, RunningJob, State, Status, TableState, Verified};
 use crate::types::{Fault, Job, JobState, JobView, Phase, Progress, TableName, TableReport, Verdict};
 
@@ -326,7 +326,7 @@ impl Runner {
         let name = report.table.to_string();
         let found = report.differences();
         self.jobs.send_modify(|jobs| {
-            let result = history::result(report).into();
+            let result = crate::ledger::runs::result(report).into();
             jobs.verified.insert(name.clone(), Verified { at: Timestamp::now(), result });
             match &report.verdict {
                 Verdict::Equal => _ = jobs.different.remove(&name),

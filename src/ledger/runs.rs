@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::pg::client::fault;
 use crate::status::Verified;
-use crate::types::{Fault, RunRow, TableName, TableReport};
+use crate::types::{Fault, RunRow, TableName, TableReport, Verdict};
 
 const CREATE: &str = include_str!("../../sql/source/lockstep.sql");
 
@@ -49,6 +49,21 @@ pub async fn close_old(client: &Client) -> Result<u64, Fault> {
     const CLOSE: &str = "update lockstep.reconcile_run set finished_at = clock_timestamp(), result = 'failed', \
          message = 'the service ended before the run did' where result = 'running'";
     client.execute(CLOSE, &[]).await.map_err(|error| fault(&error))
+}
+
+/// What a report comes to, in the history's words.
+pub fn result(report: &TableReport) -> &'static str {
+    match &report.verdict {
+        Verdict::Equal if report.repaired() > 0 => "repaired",
+        other => other.word(),
+    }
+}
+
+/// What was begun for this reason before, and not ended, was cut off.
+pub async fn interrupted(client: &Client, why: &str) -> Result<(), Fault> {
+    const CLOSE: &str = "update lockstep.reconcile_run set finished_at = clock_timestamp(), result = 'failed', \
+         message = 'the route was interrupted' where result = 'running' and why = $1";
+    client.execute(CLOSE, &[&why]).await.map(drop).map_err(|error| fault(&error))
 }
 
 /// Notes that a run of these tables begins.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::check::{Teller, Tools, check};
 use super::read::{Reader, relation};
-use super::{Inlet, Settings, order, session, wait};
+use super::{Inlet, Record, Settings, order, session, wait};
 use crate::pg::{self, Client};
 use crate::types::{CopyMark, Fault, Merged, Range, Table, Verdict};
 
@@ -39,7 +39,8 @@ pub(super) const SEARCH_PATH: &str = "select set_config('search_path', concat_ws
       join pg_namespace n on n.oid = e.extnamespace where n.nspname <> 'pg_catalog')), false)";
 
 /// Copies the tables one after the other; returns when all rows are on their way.
-pub async fn copy(settings: &Settings, tables: Vec<Copy>, inlet: &Inlet) -> Result<(), Fault> {
+/// What is compared in doing so is put on `record`.
+pub async fn copy(settings: &Settings, tables: Vec<Copy>, record: &Record, inlet: &Inlet) -> Result<(), Fault> {
     if tables.is_empty() {
         return Ok(());
     }
@@ -48,7 +49,8 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, inlet: &Inlet) -> Resu
     let tables = order::parents_first(&client, tables).await?;
     for Copy { table, mark, in_doubt } in tables {
         if in_doubt {
-            compare(settings, &client, inlet, &table, mark).await?;
+            record.begin(&client, &table.name).await;
+            compare(settings, &client, inlet, &table, mark, record).await?;
             continue;
         }
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
@@ -66,12 +68,14 @@ async fn compare(
     inlet: &Inlet,
     table: &Table,
     mark: CopyMark,
+    record: &Record,
 ) -> Result<(), Fault> {
     info!(table = %table.name, estimated = table.estimated_rows, "comparing what the target holds already");
     let tools = Tools { settings, client, inlet: Some(inlet), repair: true, heals: true };
     let progress = watch::Sender::new(None);
     let report = check(&tools, table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
     super::count(&report);
+    record.end(client, &report).await;
     let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
     match report.verdict {
         Verdict::Unknown { why } => return Err(Fault::retry(format!("{}: {why}", table.name))),

