@@ -65,7 +65,7 @@ async fn a_person_sets_it_up_sees_agents_arrive_and_mends_what_goes_wrong() {
     assert_eq!((&task["action"], &task["new"]["name"]), (&json!("onboard_new_agent"), &json!("Twenty Five")), "{task}");
     lose_supabase(&mut page, &rig).await;
     park_and_mend(&mut page, &rig).await;
-    for (view, words) in [("activity", "Process New Agents"), ("settings", "Supabase project"), ("", "In step")] {
+    for (view, words) in [("activity", "Create a workflow"), ("settings", "Supabase project"), ("", "In step")] {
         page.view(&format!("#/{view}")).await;
         page.see_in("#view", words).await;
         page.accessible(view).await;
