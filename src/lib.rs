@@ -33,3 +33,4 @@ pub mod scheduler;
 pub mod schema;
 pub mod status;
 pub mod types;
+pub mod workflows;

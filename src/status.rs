@@ -215,6 +215,36 @@ pub struct Jobs {
     pub last_success_at: Option<Timestamp>,
     /// Tables whose last comparison found differences that nobody has repaired since, and how many.
     pub different: BTreeMap<String, u64>,
+    /// Of each table that was ever compared, the last time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verified: BTreeMap<String, Verified>,
+}
+
+/// What is known to be in the target, table by table: what the table of sync states says.
+#[derive(Clone, Debug, Default)]
+pub struct Synced {
+    /// Everything that was committed before is in the target. It moves all the time.
+    pub reached: Option<Timestamp>,
+    pub tables: BTreeMap<String, SyncedTable>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedTable {
+    /// `completed` and the others.
+    pub status: &'static str,
+    pub error: Option<String>,
+    /// Rows that were ever synced, by this process and those before.
+    pub records: i64,
+    /// Of a table that is not in step: until when it was.
+    pub synced_at: Option<Timestamp>,
+}
+
+/// The last comparison of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    pub at: Timestamp,
+    /// As the history has it: `equal`, `repaired`, `different`, `unknown`.
+    pub result: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -247,6 +277,22 @@ impl View {
     pub fn new(status: Status, now: Timestamp, within: Duration) -> Self {
         Self { verdict: status.verdict(now, within), now, status, jobs: Jobs::default() }
     }
+
+    /// Adds what comparisons know. Tables that are known to differ are not in step, however well everything flows.
+    pub fn with(mut self, jobs: Jobs) -> Self {
+        if self.verdict == Verdict::InStep
+            && let Some((first, rows)) = jobs.different.first_key_value()
+        {
+            let rows = if *rows == 1 { "1 row".into() } else { format!("{rows} rows") };
+            let more = match jobs.different.len() {
+                1 => String::new(),
+                many => format!(" and {} more tables", many - 1),
+            };
+            self.verdict = Verdict::Broken(format!("{rows} of {first}{more} differ until a run repairs them"));
+        }
+        self.jobs = jobs;
+        self
+    }
 }
 
 impl Status {
@@ -276,6 +322,17 @@ impl Status {
 
     /// Judges the status at `now`: in step only when all of it is known to be.
     pub fn verdict(&self, now: Timestamp, within: Duration) -> Verdict {
+        match (self.stream(now, within), self.set_aside()) {
+            (Verdict::InStep | Verdict::Behind(_), Some(parked)) if self.state != State::Starting => {
+                Verdict::Broken(parked)
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// The same for all that takes part: whether the service does its work. What is parked waits for a person, and that
+    /// person needs the service.
+    pub fn stream(&self, now: Timestamp, within: Duration) -> Verdict {
         let age = Duration::try_from(now.duration_since(self.updated_at)).unwrap_or_default();
         if age > STALE {
             return Verdict::Unknown(format!("nothing was heard from the replicator for {} s", age.as_secs()));
@@ -295,26 +352,6 @@ impl Status {
                 return Verdict::Broken(format!("the {side} is not connected"));
             }
         }
-        let parked: Vec<&str> = self
-            .tables
-            .iter()
-            .filter(|table| matches!(table.state, TableState::Parked { .. }))
-            .map(|table| table.name.as_str())
-            .collect();
-        if let [first, ..] = parked[..] {
-            return Verdict::Broken(match parked.len() {
-                1 => format!("{first} is parked"),
-                more => format!("{first} and {} more are parked", more - 1),
-            });
-        }
-        if let [first, ..] = &self.parked[..] {
-            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
-            return Verdict::Broken(match (rows, self.parked.len()) {
-                (1, _) => format!("1 row of {} is parked", first.name()),
-                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
-                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
-            });
-        }
         let waiting = |state: &TableState| matches!(state, TableState::Pending | TableState::Copying { .. });
         let to_come = self.tables.iter().filter(|table| waiting(&table.state)).count();
         if self.state == State::Copying || to_come > 0 {
@@ -325,6 +362,31 @@ impl Status {
             Some(seconds) if seconds <= within.as_secs_f64() => Verdict::InStep,
             Some(seconds) => Verdict::Behind(format!("{seconds:.0} s behind")),
         }
+    }
+
+    /// What is parked, in words.
+    fn set_aside(&self) -> Option<String> {
+        let parked: Vec<&str> = self
+            .tables
+            .iter()
+            .filter(|table| matches!(table.state, TableState::Parked { .. }))
+            .map(|table| table.name.as_str())
+            .collect();
+        if let [first, ..] = parked[..] {
+            return Some(match parked.len() {
+                1 => format!("{first} is parked"),
+                more => format!("{first} and {} more are parked", more - 1),
+            });
+        }
+        if let [first, ..] = &self.parked[..] {
+            let rows: u64 = self.parked.iter().map(|table| table.rows).sum();
+            return Some(match (rows, self.parked.len()) {
+                (1, _) => format!("1 row of {} is parked", first.name()),
+                (rows, 1) => format!("{rows} rows of {} are parked", first.name()),
+                (rows, tables) => format!("{rows} rows of {tables} tables are parked"),
+            });
+        }
+        None
     }
 }
 
@@ -398,6 +460,18 @@ mod tests {
             let verdict = status.verdict(now, WITHIN);
             assert!(expected(&verdict), "damage {index} gave {verdict:?}");
         }
+    }
+
+    #[test]
+    fn tables_that_are_known_to_differ_are_not_in_step() {
+        let good = streaming();
+        let now = good.updated_at;
+        let mut jobs = Jobs::default();
+        let view = |jobs: &Jobs| View::new(good.clone(), now, WITHIN).with(jobs.clone());
+        assert_eq!(view(&jobs).verdict, Verdict::InStep);
+        jobs.different.insert("public.agents".into(), 2);
+        let Verdict::Broken(why) = view(&jobs).verdict else { panic!("in step, though rows differ") };
+        assert_eq!(why, "2 rows of public.agents differ until a run repairs them");
     }
 
     #[test]

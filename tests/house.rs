@@ -29,7 +29,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 /// Parts that may name less than their floor allows.
 const ONLY: &[(&str, &[&str])] = &[
     ("http", &["types", "clock", "metrics", "status"]),
-    ("config", &["types", "pg", "rest", "scheduler"]),
+    ("config", &["types", "pg", "rest", "scheduler", "workflows"]),
     ("lab", &["types", "clock", "pg"]),
 ];
 
@@ -228,6 +228,12 @@ fn the_example_file_holds_every_setting_and_its_default() {
     settings.supabase.ca_file = None;
     settings.http.token = None;
     settings.http.read_token = None;
+    settings.workflows.signing_secret = None;
+    settings.workflows.signing_secret_before = None;
+    settings.workflows.allow.clear();
+    settings.agent_api.url = None;
+    settings.agent_api.token = None;
+    settings.webhook.secret = None;
     settings.tables.include.clear();
     settings.tables.exclude.clear();
     settings.table.clear();
@@ -295,6 +301,57 @@ fn every_link_of_a_page_leads_to_a_file() {
         }
     }
     none(wrong);
+}
+
+/// The methods and paths of every `.route(…)` of the window.
+fn routed() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files("src/http", ".rs") {
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices(".route(") {
+            let call = &text[at + ".route(".len()..];
+            let mut depth = 1;
+            let end = call.find(|c| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                depth == 0
+            });
+            let call = &call[..end.unwrap()];
+            let (first, rest) = call.split_once(',').unwrap();
+            // A path has a name where more than the router must know it.
+            let path = match first.trim().strip_prefix('"') {
+                Some(path) => path.trim_end_matches('"').to_owned(),
+                None => {
+                    let name = first.trim().rsplit("::").next().unwrap();
+                    let all: String = files("src/http", ".rs").iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+                    all.split(&format!("{name}: &str = \"")).nth(1).unwrap().split('"').next().unwrap().to_owned()
+                }
+            };
+            for method in ["get", "post", "put", "delete", "patch"] {
+                let called = |before: char| before == '.' || before.is_whitespace();
+                let found_here = rest.match_indices(&format!("{method}(")).any(|(at, _)| rest[..at].ends_with(called));
+                if found_here {
+                    found.insert(format!("{method} {path}"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_route_is_described_and_every_description_is_a_route() {
+    let document = lockstep::http::openapi::document();
+    let mut described = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        described.extend(item.as_object().unwrap().keys().map(|method| format!("{method} {path}")));
+    }
+    let routed = routed();
+    assert!(routed.len() > 20, "{routed:?}");
+    assert_eq!(described, routed, "src/http/openapi.rs on the left, the routers on the right");
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    let missing = text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next());
+    none(missing.filter(|name| document["components"]["schemas"][name].is_null()).map(String::from).collect());
 }
 
 /// Rows of the page's tables: a promise, and the tests named in its last cell.

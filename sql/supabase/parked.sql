@@ -24,6 +24,27 @@ begin
     group by x.place order by x.place);
 end $$;
 
+-- Of rows that got another key, the new ones.
+create or replace function lockstep.new_keys_of(part jsonb, vals bytea) returns jsonb[]
+language plpgsql as $$
+declare
+  columns text[] := array(select jsonb_array_elements_text(part->'columns'));
+  keys int := jsonb_array_length(part->'key');
+begin
+  return array(
+    with placed as (
+      select l.n, l.length::int as length,
+        1 + coalesce(sum(l.length::int) over (order by l.n rows between unbounded preceding and 1 preceding), 0) as at
+      from jsonb_array_elements_text(part->'lengths') with ordinality l(length, n)
+    ), chosen as (
+      select k.n, convert_from(substring(vals from p.at::int for p.length), 'UTF8')::text[] as texts
+      from jsonb_array_elements_text(part->'key') with ordinality k(name, n)
+      join placed p on p.n = keys + array_position(columns, k.name)
+    )
+    select jsonb_agg(x.text order by c.n) from chosen c, unnest(c.texts) with ordinality x(text, place)
+    group by x.place order by x.place);
+end $$;
+
 -- The first row of a group, column by column as text. Very long values are cut: it is for people, and the row is read
 -- again from the source before it is written.
 create or replace function lockstep.image(part jsonb, vals bytea) returns jsonb
@@ -250,7 +271,6 @@ create or replace function lockstep.parked_after(route_name text, part jsonb, va
 language plpgsql as $$
 declare
   keys jsonb[];
-  image jsonb;
 begin
   if part->>'op' = 'patch' or not exists (select from lockstep.parked p where p.route = route_name
       and p.schema_name = part->>'schema' and p.table_name = part->>'table') then
@@ -258,8 +278,7 @@ begin
   end if;
   keys := lockstep.keys_of(part, vals);
   if part->>'op' = 'rekey' then
-    image := lockstep.image(part, vals);
-    keys := keys || (select jsonb_agg(image->>k order by n) from jsonb_array_elements_text(part->'key') with ordinality x(k, n));
+    keys := keys || lockstep.new_keys_of(part, vals);
   end if;
   delete from lockstep.parked p
   where p.route = route_name and p.schema_name = part->>'schema' and p.table_name = part->>'table'

@@ -12,7 +12,7 @@ use super::route::ROUTE;
 use super::way::{Desk, Way};
 use crate::config::Settings;
 use crate::jobs::{Ask, history};
-use crate::ledger::{parked, runs};
+use crate::ledger::{activity, parked, runs};
 use crate::pg;
 use crate::status::{Status, TableState, TableStatus};
 use crate::types::{Command, Fault, Job, Order, Refusal, TableName};
@@ -49,12 +49,27 @@ impl Commands {
                 let answer = parked::wish(&client, ROUTE, wish).await;
                 answer.map_err(|failure| unavailable(crate::apply::request_fault(&failure, 0)))
             }
+            Command::Activity { kind, before, limit } => self.activity(kind.as_deref(), *before, *limit).await,
+            // They have a desk of their own.
+            Command::Workflow(_) => Err(Refusal::Unavailable("workflows have a desk of their own".into())),
             Command::Runs { limit } => {
                 let url = preflight::source_url(&self.settings).map_err(unavailable)?;
                 let runs = history::list(&url, *limit).await.map_err(unavailable)?;
                 Ok(json!({"runs": runs}))
             }
         }
+    }
+
+    async fn activity(&self, kind: Option<&str>, before: Option<i64>, limit: u32) -> Result<Value, Refusal> {
+        let url = preflight::source_url(&self.settings).map_err(unavailable)?;
+        let client = pg::connect(&url, "lockstep commands").await.map_err(unavailable)?;
+        if !activity::exists(&client).await.map_err(unavailable)? {
+            return Ok(json!({"entries": [], "next": null}));
+        }
+        let entries = activity::list(&client, kind, before, i64::from(limit)).await.map_err(unavailable)?;
+        let more = entries.len() as u64 == u64::from(limit);
+        let next = entries.last().map(|last| last.id).filter(|_| more);
+        Ok(json!({"entries": entries, "next": next}))
     }
 
     async fn reconcile(&self, names: &[String], repair: bool) -> Result<Value, Refusal> {

@@ -12,12 +12,15 @@ use super::preflight;
 use super::pulse::Pulse;
 use super::route::Control;
 use super::source_watch::SourceWatch;
+use super::timeline;
+use super::workflows::{self, Office};
 use crate::config::Settings;
 use crate::jobs::history::History;
 use crate::jobs::{Entry, Keeper, Runner};
+use crate::pg::Url;
 use crate::scheduler::Timetable;
-use crate::status::{Jobs, Status};
-use crate::types::{Fault, JobView, Order};
+use crate::status::{Jobs, Status, Synced};
+use crate::types::{Fault, JobView, Order, Timeline, Told};
 
 pub struct Crew {
     runner: Runner,
@@ -25,6 +28,8 @@ pub struct Crew {
     ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     keeper: Option<Keeper>,
     source_watch: SourceWatch,
+    office: Office,
+    timeline: Option<(Url, bool, Boards, watch::Receiver<Status>)>,
 }
 
 /// What the window shows of it, and the commands that come through it. They outlive a crew.
@@ -34,12 +39,21 @@ pub struct Boards {
     pub book: watch::Sender<Vec<JobView>>,
     pub ordered: Arc<Mutex<mpsc::Receiver<Order>>>,
     pub pulse: Pulse,
+    /// What is known to be in the target.
+    pub synced: watch::Sender<Synced>,
+    /// How many live views are open.
+    pub watchers: watch::Sender<usize>,
+    /// Wishes about workflows, which have a desk of their own.
+    pub wishes: Arc<Mutex<mpsc::Receiver<Order>>>,
+    pub timeline: Timeline,
+    pub told: Arc<Mutex<Told>>,
 }
 
 /// The crew at work.
 pub struct AtWork {
     others: JoinSet<()>,
     keeper: Option<(JoinHandle<()>, watch::Sender<bool>)>,
+    office: workflows::AtWork,
 }
 
 /// The route waits so long for the sync states to be marked as unknown; a source that does not answer is not its fault.
@@ -54,8 +68,11 @@ impl Crew {
         // One table at a time is worked on; the next is handed over when it is done.
         let (work, works) = mpsc::channel(1);
         let (asks, asked) = mpsc::channel(4);
-        let Boards { jobs, book, ordered, pulse: _ } = boards.clone();
+        let Boards { jobs, book, ordered, synced, watchers, wishes, timeline, told: _, pulse } = boards.clone();
+        let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
         let (look_again, _) = watch::channel(0);
+        let bell = crate::workflows::Bell::default();
+        let office = Office::new(settings, bell.clone(), wishes)?;
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {
@@ -65,6 +82,7 @@ impl Crew {
             within: settings.http.in_step_within,
             status: status.subscribe(),
             jobs: jobs.subscribe(),
+            shown: synced,
         });
         let (clock, known) = watch::channel(None);
         let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
@@ -79,9 +97,9 @@ impl Crew {
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
         };
-        let (work, pulse) = (Arc::new(Mutex::new(works)), boards.pulse.clone());
-        let control = Control { look_again, clock: known, pulse, work };
-        Ok((Self { runner, commands, ordered, keeper, source_watch }, control))
+        let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
+        let control = Control { look_again, clock: known, pulse, work, watchers, timeline, bell };
+        Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 
     /// Sets to work; returns when no sync state says any more what an earlier process knew.
@@ -90,12 +108,17 @@ impl Crew {
         others.spawn(self.runner.run());
         others.spawn(async { match self.source_watch.keep().await {} });
         others.spawn(self.commands.serve(self.ordered));
-        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None } };
+        if let Some((url, create, Boards { book, timeline, told, .. }, status)) = self.timeline {
+            others.spawn(timeline::write(url, create, told));
+            others.spawn(timeline::observe(timeline, status, book.subscribe()));
+        }
+        let office = self.office.begin();
+        let Some(keeper) = self.keeper else { return AtWork { others, keeper: None, office } };
         let (begun, mut seen) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let keeper = tokio::spawn(keeper.run(begun, closing));
         let _ = tokio::time::timeout(BEGIN, seen.wait_for(|&begun| begun)).await;
-        AtWork { others, keeper: Some((keeper, close)) }
+        AtWork { others, keeper: Some((keeper, close)), office }
     }
 }
 
@@ -103,6 +126,7 @@ impl AtWork {
     /// The route has ended: jobs end with it, and the sync states say so.
     pub async fn end(mut self) {
         self.others.abort_all();
+        self.office.end().await;
         if let Some((keeper, close)) = self.keeper {
             close.send_replace(true);
             let _ = tokio::time::timeout(END, keeper).await;

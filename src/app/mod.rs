@@ -11,14 +11,17 @@ mod lateness;
 mod notify;
 pub(crate) mod preflight;
 mod pulse;
+mod reach;
 pub(crate) mod recovery;
 mod report;
 mod route;
 mod service;
 mod source_watch;
 mod tables;
+mod timeline;
 mod vitals;
 mod way;
+mod workflows;
 
 use std::time::Duration;
 
@@ -32,7 +35,7 @@ use crate::config::Settings;
 use crate::pg;
 use crate::status::{LastError, State, Status};
 use crate::types::Fault;
-pub use alone::{compare, runs, without_key};
+pub use alone::{Counted, compare, data, runs, without_key};
 pub use notify::reloading;
 pub use preflight::client as target;
 pub use route::ROUTE;
@@ -40,11 +43,7 @@ pub(crate) use route::same_source;
 use route::{Control, Ended};
 pub use service::{Outside, serve};
 use tables::Refused;
-
-/// Replicates until `shutdown` turns true, with settings that stay what they are.
-pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), Fault> {
-    serve(settings, Outside::nobody(), shutdown).await
-}
+pub use workflows::ask as ask_workflows;
 
 async fn supervise(
     settings: &Settings,

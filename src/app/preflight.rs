@@ -111,6 +111,7 @@ pub(crate) fn none_chosen(settings: &Settings) -> Result<(), Fault> {
 pub async fn survey(source: &Client, settings: &Settings) -> Result<Survey, Fault> {
     let mut exclude = settings.tables.exclude.clone();
     exclude.push(settings.state.table.to_string()); // ours, whatever its name
+    exclude.push(settings.workflows.table.to_string());
     let (schemas, include) = (settings.tables.schemas.clone(), settings.tables.include.clone());
     catalog::survey(source, &Selection { schemas, include, exclude }).await
 }

@@ -32,6 +32,8 @@ pub struct Report<'a> {
     /// Tables that the batch in flight changes.
     touched: Vec<String>,
     trouble: Option<String>,
+    /// Why the target does not even answer.
+    silence: Option<String>,
     counted: (Instant, u64),
     rows: u64,
 }
@@ -70,7 +72,8 @@ impl<'a> Report<'a> {
         metrics::get().begin_tables(next.tables.iter().map(|table| table.name.as_str()));
         metrics::get().route_starts.inc();
         let (lateness, touched) = (Lateness::default(), Vec::new());
-        let report = Self { status, next, place, lateness, clock, touched, trouble: None, counted, rows: 0 };
+        let (trouble, silence) = (None, None);
+        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0 };
         report.count_tables();
         report
     }
@@ -81,6 +84,7 @@ impl<'a> Report<'a> {
         mut progress: watch::Receiver<Progress>,
         mut settled: watch::Receiver<Position>,
         durable: watch::Receiver<Position>,
+        pulse: watch::Receiver<Option<String>>,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Infallible {
         let mut published = Instant::now() - SELDOM;
@@ -97,6 +101,7 @@ impl<'a> Report<'a> {
                 }
                 _ = tick.tick() => {}
             }
+            news |= self.felt(pulse.borrow().clone());
             // What was read is asked first: what the target holds may then be newer than it, never older.
             let read = *progress.borrow_and_update();
             let done = *settled.borrow_and_update();
@@ -194,13 +199,29 @@ impl<'a> Report<'a> {
     }
 
     fn troubled(&mut self, cause: Option<String>) {
-        let now = Timestamp::now();
-        self.next.target.set(cause.is_none(), now);
-        connected(true, cause.is_none());
-        if let Some(cause) = &cause {
-            self.next.last_error = Some(LastError { at: now, cause: cause.clone(), fix: None });
+        self.trouble = cause.clone();
+        self.answers(cause);
+    }
+
+    /// Somebody looks, so the target was asked whether it is there. Says whether that is news.
+    fn felt(&mut self, cause: Option<String>) -> bool {
+        let news = self.silence != cause;
+        if news {
+            self.silence = cause.clone();
+            self.answers(cause);
         }
-        self.trouble = cause;
+        news
+    }
+
+    /// `cause` is why it does not, as far as who noticed knows.
+    fn answers(&mut self, cause: Option<String>) {
+        let now = Timestamp::now();
+        let well = self.trouble.is_none() && self.silence.is_none();
+        self.next.target.set(well, now);
+        connected(true, well);
+        if let Some(cause) = cause {
+            self.next.last_error = Some(LastError { at: now, cause, fix: None });
+        }
     }
 
     fn measure(&mut self, read: Progress, done: Position) {
@@ -235,7 +256,7 @@ impl<'a> Report<'a> {
             self.counted = (Instant::now(), self.rows);
         }
         let copying = |table: &TableStatus| matches!(table.state, TableState::Pending | TableState::Copying { .. });
-        self.next.state = match &self.trouble {
+        self.next.state = match self.trouble.as_ref().or(self.silence.as_ref()) {
             Some(cause) => State::Waiting { cause: cause.clone() },
             None if self.next.tables.iter().any(copying) => State::Copying,
             None => State::Streaming,

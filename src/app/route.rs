@@ -17,7 +17,7 @@ use super::pulse::Pulse;
 use super::report::Report;
 use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
-use super::{evolve, recovery};
+use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
 use crate::capture::slot::restricted;
@@ -29,7 +29,8 @@ use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{CopyMark, Fault, Job, Position, Table, TableName, queue};
+use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
+use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -67,6 +68,12 @@ pub struct Control {
     pub pulse: Pulse,
     /// Tables to compare. Whichever life of the route runs takes them.
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    /// How many live views are open.
+    pub watchers: watch::Receiver<usize>,
+    /// Where it is told what happens.
+    pub timeline: Timeline,
+    /// Rung when a run of a workflow was recorded.
+    pub bell: Bell,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -83,7 +90,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, refused) => ready?,
+        ready = look(settings, refused, &control.timeline) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -92,7 +99,7 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> {
+async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
@@ -130,6 +137,8 @@ async fn look(settings: &Settings, refused: &[Refused]) -> Result<Ready, Fault> 
     let broken = found.as_ref().and_then(recovery::judge);
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
+        let what = "the stream begins anew, and every table is compared and repaired";
+        timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
     let want = slot::Want {
@@ -272,6 +281,16 @@ async fn stream(
     parts.spawn_on(capturing, lane.handle());
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
+    let link = match settings.workflows.enabled {
+        true => {
+            let (recorder, asks, rules) =
+                Recorder::open(super::workflows::settings(settings)?, control.bell.clone()).await?;
+            parts.spawn(recorder.run());
+            Some(Link { asks, rules, keys: keys.clone() })
+        }
+        false => None,
+    };
+    let queued = Tap::new(queued, link, checkpoint);
     let gathering = pipeline::Settings { run, keys, batch_bytes: limits.batch_bytes() };
     let gathering = async move {
         // The pipeline ends early only when apply is gone, and apply says why.
@@ -341,6 +360,7 @@ async fn stream(
         }
     });
 
+    let (felt, feeling) = watch::channel(None);
     let desk = Desk { way, settings, source: &source, target: &target };
     let turning = async {
         tokio::select! {
@@ -365,7 +385,8 @@ async fn stream(
     let deadline = deadline(shutdown, settings.shutdown.deadline);
     tokio::select! {
         end = &mut ended => end,
-        never = report.keep(progress_seen, settled_seen, held, happened) => match never {},
+        never = report.keep(progress_seen, settled_seen, held, feeling, happened) => match never {},
+        never = reach::watch(&target, control.watchers.clone(), &felt) => match never {},
         never = turning => match never {},
         () = deadline => {
             warn!("not everything in flight was finished in time; it is sent again after the next start");

@@ -15,11 +15,11 @@ use super::notify::{self, Manager};
 use super::pulse::Pulse;
 use super::route::ROUTE;
 use super::vitals::Vitals;
-use super::{preflight, publish, report, supervise};
+use super::{preflight, publish, report, supervise, timeline};
 use crate::config::Settings;
 use crate::http;
-use crate::status::{Jobs, State, Status};
-use crate::types::{Fault, JobState, Order, Refusal, SettingsOrder};
+use crate::status::{Jobs, State, Status, Synced};
+use crate::types::{Activity, Fault, JobState, Order, Refusal, SettingsOrder, Timeline};
 
 /// What reaches a running service from outside.
 pub struct Outside {
@@ -27,13 +27,6 @@ pub struct Outside {
     pub changes: mpsc::Receiver<Settings>,
     /// Where the window's questions about settings go.
     pub settings: mpsc::Sender<SettingsOrder>,
-}
-
-impl Outside {
-    /// Settings stay what they are.
-    pub fn nobody() -> Self {
-        Self { changes: mpsc::channel(1).1, settings: mpsc::channel(1).0 }
-    }
 }
 
 /// How a life of the route ended.
@@ -57,23 +50,44 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     let listener = http::bind(settings.http.listen).await?;
     // More than a few commands at a time are no people.
     let (orders, ordered) = mpsc::channel(16);
+    // Webhooks come in bursts; what finds no room is asked to come back.
+    let (workflows, wished) = mpsc::channel(64);
+    let (timeline, told) = Timeline::new();
+    let told = Arc::new(Mutex::new(told));
+    let kept = (preflight::source_url(&settings)?, settings.source.create, settings.state.activity);
+    timeline.tell(Activity::new("service", "lockstep", format!("started, version {}", env!("CARGO_PKG_VERSION"))));
     let boards = Boards {
         jobs: watch::Sender::new(Jobs::default()),
         book: watch::Sender::new(Vec::new()),
         ordered: Arc::new(Mutex::new(ordered)),
         pulse: Pulse::default(),
+        wishes: Arc::new(Mutex::new(wished)),
+        synced: watch::Sender::new(Synced::default()),
+        watchers: watch::Sender::new(0),
+        timeline: timeline.clone(),
+        told: told.clone(),
     };
     let window = http::Window {
         status: status.subscribe(),
         jobs: boards.jobs.subscribe(),
         book: boards.book.subscribe(),
         orders,
+        workflows,
+        webhook: http::Webhook {
+            secret: settings.webhook.secret.clone(),
+            header: settings.webhook.header.clone(),
+            max_bytes: settings.webhook.max_bytes,
+            per_second: settings.webhook.per_second,
+        },
         settings: outside.settings,
+        timeline: timeline.clone(),
         access: http::Access {
             token: settings.http.token.clone(),
             read_token: settings.http.read_token.clone(),
             behind_tls: settings.http.behind_tls,
         },
+        synced: boards.synced.subscribe(),
+        watchers: boards.watchers.clone(),
         in_step_within: settings.http.in_step_within,
     };
     // The window stays open while the route drains, and closes behind it.
@@ -89,6 +103,11 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     vitals.abort();
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), window).await; // a reader that hangs is not waited for
+    if let (url, create, true) = kept {
+        let why = end.as_ref().err().map(ToString::to_string).unwrap_or_else(|| "asked to".into());
+        timeline.tell(Activity::new("service", "lockstep", "ended").because(why));
+        timeline::flush(url, create, told).await;
+    }
     end
 }
 
@@ -128,6 +147,7 @@ impl Service {
             *status = Status { started_at, ..first };
         });
         self.boards.jobs.send_replace(Jobs::default());
+        self.boards.synced.send_replace(Synced::default());
         self.boards.book.send_modify(|book| {
             for view in book.iter_mut().filter(|view| matches!(view.state, JobState::Queued | JobState::Running)) {
                 view.state = JobState::Failed { why: "the settings were changed meanwhile".into() };
@@ -188,13 +208,16 @@ impl Service {
 
     /// Until somebody changes the settings, or the service is to end.
     async fn wait(&mut self, why: &str) -> Next {
-        let ordered = self.boards.ordered.clone();
-        let mut ordered = ordered.lock().await;
+        let (ordered, wishes) = (self.boards.ordered.clone(), self.boards.wishes.clone());
+        let (mut ordered, mut wishes) = (ordered.lock().await, wishes.lock().await);
         loop {
             self.status.send_modify(|status| status.updated_at = Timestamp::now());
             tokio::select! {
                 Some(settings) = self.changes.recv() => return Next::Settings(Box::new(settings)),
                 Some(Order { reply, .. }) = ordered.recv() => {
+                    let _ = reply.send(Err(Refusal::Unavailable(why.into())));
+                }
+                Some(Order { reply, .. }) = wishes.recv() => {
                     let _ = reply.send(Err(Refusal::Unavailable(why.into())));
                 }
                 _ = self.shutdown.wait_for(|&stop| stop) => return Next::End(Ok(())),

@@ -15,7 +15,7 @@ use super::route::ROUTE;
 use super::way::Desk;
 use crate::capture::slot::{self, publication, restricted};
 use crate::config::{OnRefusal, Settings};
-use crate::pg::Client;
+use crate::pg::{Client, client};
 use crate::status::TableState;
 use crate::types::{Fault, Table, TableName};
 
@@ -132,10 +132,15 @@ pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -
     let all: Vec<Table> = active.iter().chain(aside.iter().map(|aside| &aside.table)).cloned().collect();
     let mut wait = LOOK;
     let mut asked = Instant::now();
+    let parts = partitions(desk.source).await.unwrap_or_default();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
-        let looked = match altered(desk.source, desk.settings, &all, aside).await {
+        let altered = match altered(desk.source, desk.settings, &all, aside).await {
+            Ok(None) => repartitioned(desk, active, &parts).await,
+            other => other,
+        };
+        let looked = match altered {
             Ok(None) if asked.elapsed() >= desk.settings.retry.look_again => {
                 asked = Instant::now();
                 mended(desk, aside).await
@@ -179,6 +184,29 @@ async fn altered(
     let published = names(all, aside);
     let missing = unpublished(source, settings, &published).await?;
     Ok(missing.first().map(|table| format!("{table} was taken out of the publication")))
+}
+
+/// Each partition and its root, where that matters.
+const PARTITIONS: &str = "select pg_partition_root(c.oid)::oid, c.oid from pg_class c where c.relispartition \
+     and current_setting('server_version_num')::int < 150000 order by 1, 2";
+
+async fn partitions(source: &Client) -> Result<Vec<(u32, u32)>, Fault> {
+    let rows = source.query(PARTITIONS, &[]).await.map_err(|error| client::fault(&error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Before version 15 a stream that runs does not notice that a partition came or went, and leaves its changes out, or
+/// brings them still. So the stream begins anew, and the table is compared.
+async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)]) -> Result<Option<String>, Fault> {
+    let now = partitions(desk.source).await?;
+    let differs = |table: &&Table| {
+        let of = |all: &[(u32, u32)]| all.iter().filter(|(root, _)| *root == table.oid).copied().collect::<Vec<_>>();
+        of(&now) != of(before)
+    };
+    let again: Vec<TableName> = active.iter().filter(differs).map(|table| table.name.clone()).collect();
+    let Some(first) = again.first() else { return Ok(None) };
+    desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
+    Ok(Some(format!("{first} has other partitions, which a stream of this version of PostgreSQL does not notice")))
 }
 
 /// The names of the tables that are published: new ones that are not fit are not.

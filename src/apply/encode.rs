@@ -106,18 +106,25 @@ impl Rows {
         Self { op, columns: columns(write, mapped), writes: Vec::new(), keys: HashSet::new() }
     }
 
-    /// Whether the write may join: of one kind, with the same columns, and no row twice in one statement.
+    /// Whether the write may join: of one kind, with the same columns, and no row twice in one statement. A changed key
+    /// that is the old or the new key of another row there stays apart: the one must come behind the other.
     pub fn takes(&self, write: &Write, mapped: &Mapped) -> bool {
-        // A changed key may be the old key of a later row: each such row stays alone.
-        let kind = self.op == Op::of(write) && self.op != Op::Rekey;
-        kind && self.has_columns_of(write, mapped) && !self.keys.contains(&key(row(write), mapped))
+        let free = |row: &Tuple| !self.keys.contains(&key(row, mapped));
+        let apart = match write {
+            Write::Rekey { old, .. } => free(old),
+            _ => true,
+        };
+        self.op == Op::of(write) && self.has_columns_of(write, mapped) && free(row(write)) && apart
     }
 
     pub fn has_columns_of(&self, write: &Write, mapped: &Mapped) -> bool {
-        self.op != Op::Patch || self.columns == columns(write, mapped)
+        !matches!(self.op, Op::Patch | Op::Rekey) || self.columns == columns(write, mapped)
     }
 
     pub fn push(&mut self, write: Write, mapped: &Mapped) {
+        if let Write::Rekey { old, .. } = &write {
+            self.keys.insert(key(old, mapped));
+        }
         self.keys.insert(key(row(&write), mapped));
         self.writes.push(write);
     }

@@ -154,13 +154,16 @@ impl Planner {
 
     fn push(&mut self, mapped: &Arc<Mapped>, write: Write) {
         match (self.order, write) {
-            // A changed key is an update of the old row; what comes before and after it must stay there.
+            // A changed key is an update of the old row; what comes before and after it must stay there. Only its like
+            // is with it.
             (Order::Free, write @ Write::Rekey { .. }) => {
-                self.barrier();
+                if self.run.is_none() {
+                    self.barrier();
+                }
                 self.append(mapped, write);
-                self.barrier();
             }
             (Order::Free, write) => {
+                self.end_run();
                 if let Err(write) = self.fold.add(mapped, write) {
                     self.barrier();
                     // An empty fold takes any single row's write.

@@ -42,6 +42,15 @@ fn a_message_cut_anywhere_or_followed_by_anything_is_refused() {
     }
 }
 
+/// The protocol writes an empty text for it.
+#[test]
+fn a_table_without_a_schema_is_one_of_pg_catalog() {
+    let columns = Vec::new();
+    let unnamed = Relation { oid: 7, name: TableName::new("", "pg_class"), identity: b'd', columns };
+    let named = Relation { name: TableName::new("pg_catalog", "pg_class"), ..unnamed.clone() };
+    assert_eq!(decode(encode(&Message::Relation(unnamed))), Ok(Message::Relation(named)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 

@@ -1,6 +1,7 @@
 //! The verbs that people type. Each is a thin file that reads settings, calls one part and prints.
 
 mod address;
+mod data;
 mod demo;
 mod doctor;
 mod log;
@@ -13,6 +14,8 @@ mod setup;
 mod status;
 mod tables;
 mod verify;
+mod webhooks;
+mod workflow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,8 +55,12 @@ enum Verb {
     Sync(verify::SyncArgs),
     /// Where each table stands; pause, resume or resync one
     Tables(tables::TablesArgs),
+    /// What is there: rows of each table on both sides (exit 0: the same numbers)
+    Data(data::Args),
     /// What runs of comparison found and repaired, the newest first
     Runs(tables::RunsArgs),
+    /// Workflows: what there is, what became of their runs; create, test, replay
+    Workflow(workflow::Args),
     /// Try it: two Postgres clusters, PostgREST and Lockstep between them, on this machine
     Demo(demo::Args),
     /// Install what Lockstep needs on either side, print it, or take it away again
@@ -148,7 +155,9 @@ fn go(cli: Cli) -> Result<(), Failure> {
         Verb::Verify(args) => wait(verify::verify(args, &settings()?)),
         Verb::Sync(args) => wait(verify::sync(args, &settings()?)),
         Verb::Tables(args) => wait(tables::tables(args, &settings()?)),
+        Verb::Data(args) => wait(data::run(args, &settings()?)),
         Verb::Runs(args) => wait(tables::runs(args, &settings()?)),
+        Verb::Workflow(args) => wait(workflow::run(args, &settings()?)),
         Verb::Demo(args) => wait(demo::run(args)),
         Verb::Setup(args) => wait(setup::run(args, &settings()?)),
         Verb::Schema(args) => wait(schema::run(args, &settings()?)),

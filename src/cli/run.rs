@@ -39,7 +39,7 @@ pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), F
     info!(version = env!("CARGO_PKG_VERSION"), "Lockstep starts");
     // Each is an order of a person, or a signal.
     let ((orders, ordered), (changes, changed)) = (mpsc::channel(8), mpsc::channel(2));
-    let configure = Configure { file: file.map(Path::to_owned), settings: settings.clone(), changes };
+    let configure = Configure { file: file.map(Path::to_owned), settings: settings.clone(), changes, fixed: None };
     tokio::spawn(configure.serve(ordered));
     tokio::spawn(told(orders.clone(), file.map(Path::to_owned))?);
     crate::app::serve(settings, Outside { changes: changed, settings: orders }, shutdown).await?;

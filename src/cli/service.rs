@@ -12,6 +12,9 @@ use crate::types::Fault;
 /// A command that writes in Supabase takes as long as a request there; the service gives up after a minute.
 const PATIENCE: Duration = Duration::from_secs(70);
 
+/// For the time line of the service.
+const AGENT: &str = concat!("lockstep/", env!("CARGO_PKG_VERSION"));
+
 /// What became of a question.
 pub(super) enum Asked {
     Answered(String),
@@ -41,7 +44,7 @@ async fn ask(settings: &Settings, path: &str, body: Option<Value>) -> Result<Ask
     let address = reachable(settings.http.listen);
     let url = format!("http://{address}{path}");
     let wait = if body.is_some() { PATIENCE } else { Duration::from_secs(15) };
-    let client = reqwest::Client::builder().no_proxy().timeout(wait).build();
+    let client = reqwest::Client::builder().no_proxy().user_agent(AGENT).timeout(wait).build();
     let client = client.map_err(|error| Fault::retry(error.to_string()))?;
     let mut request = match &body {
         Some(body) => client.post(&url).json(body),

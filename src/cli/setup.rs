@@ -21,6 +21,8 @@ enum Side {
     Supabase(SupabaseArgs),
     /// The source: a publication of the tables, a replication slot, and a role's rights to read
     Source(Box<SourceArgs>),
+    /// The way back: triggers in Supabase that tell this Lockstep of changes there (printed, for the SQL editor)
+    Webhooks(super::webhooks::Args),
     /// Take away what setup made, on the sides that are named; tables and rows stay
     Teardown(Box<TeardownArgs>),
 }
@@ -94,6 +96,7 @@ pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> 
     match args.side {
         Side::Supabase(args) => supabase(args).await,
         Side::Source(args) => source(*args, settings).await,
+        Side::Webhooks(args) => super::webhooks::run(&args, settings),
         Side::Teardown(args) => teardown(*args, settings).await,
     }
 }

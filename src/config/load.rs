@@ -245,11 +245,40 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         return Err(("apply.park_rows", format!("{} is outside 1 to 1000000", apply.park_rows)));
     }
     within("copy.chunk_bytes", copy.chunk_bytes, 16 << 10, 64 << 20)?;
+    workflows(settings)?;
     lasts("supabase.timeout", supabase.timeout, 1, 600)?;
     lasts("schedule.jitter", schedule.jitter, 0, 3600)?;
     lasts("retry.look_again", retry.look_again, 1, 3600)?;
     lasts("http.in_step_within", http.in_step_within, 1, 86_400)?;
     lasts("shutdown.deadline", shutdown.deadline, 1, 600)
+}
+
+fn workflows(settings: &Settings) -> Result<(), (&'static str, String)> {
+    let Settings { workflows, webhook, .. } = settings;
+    if let Some(cause) = workflows.allow.iter().find_map(|text| text.parse::<crate::workflows::Allowed>().err()) {
+        return Err(("workflows.allow", cause));
+    }
+    let counts = [
+        ("workflows.attempts", u64::from(workflows.attempts), 1000),
+        ("workflows.concurrency", workflows.concurrency as u64, 256),
+        ("workflows.per_workflow", workflows.per_workflow as u64, 256),
+        ("workflows.per_second", u64::from(workflows.per_second), 10_000),
+        ("webhook.per_second", u64::from(webhook.per_second), 10_000),
+    ];
+    if let Some((key, count, most)) = counts.iter().find(|(_, count, most)| !(1..=*most).contains(count)) {
+        return Err((key, format!("{count} is outside 1 to {most}")));
+    }
+    if !(256..=1 << 20).contains(&workflows.kept_bytes) {
+        return Err(("workflows.kept_bytes", format!("{} is outside 256 bytes to 1 MiB", workflows.kept_bytes)));
+    }
+    within("webhook.max_bytes", webhook.max_bytes, 1 << 10, 16 << 20)?;
+    lasts("workflows.timeout", workflows.timeout, 1, 300)?;
+    lasts("workflows.max_wait", workflows.max_wait, 1, 86_400)?;
+    if workflows.first_wait > workflows.max_wait || workflows.first_wait < Duration::from_millis(100) {
+        let cause = format!("{:?} is outside 100 ms to workflows.max_wait", workflows.first_wait);
+        return Err(("workflows.first_wait", cause));
+    }
+    lasts("workflows.keep", workflows.keep, 60, 10 * 365 * 86_400)
 }
 
 /// A timetable that nobody can read is found at the start, not at the hour at which nothing happens.

@@ -9,6 +9,7 @@ mod problem;
 mod settings;
 mod units;
 mod urls;
+mod workflows;
 
 pub use choice::not_chosen;
 pub use load::{Layers, layers, load, load_without, read};
@@ -19,3 +20,4 @@ pub use settings::{
     Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;
+pub use workflows::{AgentApi, Webhook, Workflows};

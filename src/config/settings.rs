@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::problem::Problem;
 use super::units::{read_bytes, read_duration};
 use super::urls::{ProjectUrl, check_source};
+use super::workflows::{AgentApi, Webhook, Workflows};
 use crate::types::{ApiKey, Fault, TableName};
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Settings {
     pub reconcile: Reconcile,
     pub schedule: Schedule,
     pub state: State,
+    pub workflows: Workflows,
+    pub agent_api: AgentApi,
+    pub webhook: Webhook,
     pub retry: Retry,
     pub http: Http,
     pub log: Log,
@@ -292,11 +296,13 @@ pub struct State {
     /// Its name, as `schema.table`. One that is there already is adopted with its rows.
     #[serde(deserialize_with = "table_name")]
     pub table: TableName,
+    /// Keep the time line (`lockstep.activity` in the source): who did what, and what happened.
+    pub activity: bool,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { enabled: true, table: TableName::new("public", "supabase_sync_state") }
+        Self { enabled: true, table: TableName::new("public", "supabase_sync_state"), activity: true }
     }
 }
 
@@ -401,7 +407,7 @@ impl Default for Shutdown {
 }
 
 /// Text of a value that may be a secret: a wrong type is refused without showing the value.
-fn hidden<'de, D: Deserializer<'de>>(from: D) -> Result<SecretString, D::Error> {
+pub(super) fn hidden<'de, D: Deserializer<'de>>(from: D) -> Result<SecretString, D::Error> {
     match toml::Value::deserialize(from)? {
         toml::Value::String(text) => Ok(text.into()),
         _ => Err(D::Error::custom("must be text in quotes")),
@@ -459,7 +465,7 @@ fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(text)
 }
 
-fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
+pub(super) fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
     let text = String::deserialize(from)?;
     match text.split_once('.') {
         Some((schema, name)) if !schema.is_empty() && !name.is_empty() => Ok(TableName::new(schema, name)),

@@ -27,6 +27,8 @@ pub struct Configure {
     pub settings: Settings,
     /// To the service.
     pub changes: mpsc::Sender<Settings>,
+    /// Why they stay what they are, where nobody may change them.
+    pub fixed: Option<&'static str>,
 }
 
 impl Configure {
@@ -38,6 +40,9 @@ impl Configure {
                 SettingsAsk::Test { url, key } => {
                     self.test(url, key, reply, &room);
                     continue;
+                }
+                SettingsAsk::Save { .. } | SettingsAsk::Reload if self.fixed.is_some() => {
+                    Err(Refusal::Conflict(self.fixed.unwrap_or_default().into()))
                 }
                 SettingsAsk::Save { url, key } => self.save(url, key).await,
                 SettingsAsk::Reload => self.reload().await,
@@ -141,7 +146,12 @@ impl Configure {
         let set = [("SUPABASE_URL", url.as_str()), ("SUPABASE_KEY", key.as_str())];
         let file = self.file.clone();
         let settings = prepare(file.as_deref(), &set)?;
-        self.turn(settings).await?;
+        let used = &self.settings.supabase;
+        // What is in use already is no reason to begin anew.
+        let same = used.endpoint().is_ok_and(|(known, held)| known.to_string() == url && held.apikey() == key);
+        if !same {
+            self.turn(settings).await?;
+        }
         info!(project = %url, "the project's address and key were written into .env");
         Ok(self.show())
     }
@@ -204,7 +214,7 @@ fn differs(name: &str, set: &[(&str, &str)]) -> bool {
 }
 
 fn invalid(field: &'static str, cause: impl Into<String>) -> Refusal {
-    Refusal::Invalid { field, cause: cause.into() }
+    Refusal::invalid(field, cause)
 }
 
 fn conflict(problem: Problem) -> Refusal {

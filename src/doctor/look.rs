@@ -56,8 +56,13 @@ pub(super) async fn look(ask: Ask) -> Case {
     {
         source.facts.server.wal_end = Some(end.lsn().to_string());
     }
-    if let (Ok(source), Some(client), Some(there)) = (&mut source, &client, &target.facts)
-        && source.tables.iter().any(|table| there.table(&table.name).is_none())
+    let absent = |name: &TableName| match (&target.facts, &target.listing) {
+        (Some(facts), _) => facts.table(name).is_none(),
+        (None, Some(listing)) => listing.tells(&name.schema) && listing.columns(name).is_none(),
+        (None, None) => false,
+    };
+    if let (Ok(source), Some(client)) = (&mut source, &client)
+        && source.tables.iter().any(|table| absent(&table.name))
     {
         source.script = crate::schema::sql(client, &ask.settings.tables.selection()).await.ok();
     }

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::asked::{Named, Question};
+use super::record::Said;
 use crate::types::{Command, Order, Refusal};
 
 /// A command that writes in Supabase may take as long as a request there.
@@ -51,7 +53,7 @@ pub(super) async fn sync(State(shared): State<Arc<Shared>>, body: Bytes) -> Resp
 /// `POST /api/tables/{name}/{pause|resume|resync}`
 pub(super) async fn table(
     State(shared): State<Arc<Shared>>,
-    Path((table, action)): Path<(String, String)>,
+    Named((table, action)): Named<(String, String)>,
 ) -> Response {
     let command = match action.as_str() {
         "pause" => Command::Pause { table },
@@ -63,7 +65,7 @@ pub(super) async fn table(
 }
 
 /// `GET /api/jobs/{id}`: how far a job is, and what it found.
-pub(super) async fn job(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+pub(super) async fn job(State(shared): State<Arc<Shared>>, Named(id): Named<String>) -> Response {
     let view = shared.window.book.borrow().iter().find(|view| view.id == id).cloned();
     match view {
         Some(view) => ([(header::CACHE_CONTROL, "no-store")], Json(view)).into_response(),
@@ -72,17 +74,28 @@ pub(super) async fn job(State(shared): State<Arc<Shared>>, Path(id): Path<String
 }
 
 /// `GET /api/runs?limit=100`: the history, the newest first.
-pub(super) async fn runs(State(shared): State<Arc<Shared>>, Query(Limit { limit }): Query<Limit>) -> Response {
+pub(super) async fn runs(State(shared): State<Arc<Shared>>, Question(Limit { limit }): Question<Limit>) -> Response {
     order(&shared, Command::Runs { limit: limit.unwrap_or(100).min(1000) }).await
 }
 
 pub(super) async fn order(shared: &Shared, command: Command) -> Response {
+    let (what, tables) = command.said();
+    let said = Said { what: what.into(), tables, why: None };
     let (reply, answer) = oneshot::channel();
-    let sent = shared.window.orders.try_send(Order { command, reply });
-    if sent.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "too many commands are waiting, or the service is stopping");
-    }
-    self::answer(answer, PATIENCE).await
+    // A desk of their own: whoever waits for Supabase keeps no webhook waiting.
+    let desk = match command {
+        Command::Workflow(_) => &shared.window.workflows,
+        _ => &shared.window.orders,
+    };
+    let sent = desk.try_send(Order { command, reply });
+    let mut response = match sent {
+        Ok(()) => self::answer(answer, PATIENCE).await,
+        Err(_) => say(StatusCode::SERVICE_UNAVAILABLE, "too many commands are waiting, or the service is stopping"),
+    };
+    // What it was refused for is known already.
+    let why = response.extensions_mut().remove::<Said>().and_then(|said| said.why);
+    response.extensions_mut().insert(Said { why, ..said });
+    response
 }
 
 /// The answer to an order, once it comes.
@@ -105,16 +118,22 @@ fn refused(refusal: &Refusal) -> Response {
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
         Refusal::Conflict(_) => StatusCode::CONFLICT,
         Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        Refusal::Invalid { field, cause } => {
-            let body = Json(json!({"error": cause, "field": field}));
-            return (StatusCode::BAD_REQUEST, [(header::CACHE_CONTROL, "no-store")], body).into_response();
-        }
+        Refusal::Invalid { field, cause } => return wrong(field, cause),
     };
     say(status, &refusal.to_string())
 }
 
 pub(super) fn say(status: StatusCode, error: &str) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
+    let said = Extension(Said { why: Some(error.into()), ..Said::default() });
+    (status, said, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
+}
+
+/// What was sent is wrong, and where.
+pub(super) fn wrong(field: &str, cause: &str) -> Response {
+    let error = format!("{field}: {cause}");
+    let body = Json(json!({"error": error, "field": field}));
+    let said = Extension(Said { why: Some(error), ..Said::default() });
+    (StatusCode::BAD_REQUEST, said, [(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// No body at all means all tables.

@@ -19,7 +19,9 @@ use subtle::ConstantTimeEq;
 
 use super::api::say;
 use super::lockout::Lockout;
-use super::session::{Id, Session, Sessions, digest};
+use super::record;
+pub(super) use super::session::digest;
+use super::session::{Id, Session, Sessions};
 use super::{POLICY, Shared};
 
 /// What is demanded of those who come.
@@ -107,8 +109,11 @@ pub(super) enum Refusal {
     Role,
 }
 
-/// Without secrets: probes, the login, and the hook that has a secret of its own.
-const OPEN: [&str; 6] = ["/healthz", "/readyz", "/login", "/login.css", "/api/session", "/webhooks/supabase"];
+/// How our own verbs begin to say who they are.
+const CLI: &str = "lockstep/";
+
+/// Without secrets: probes and the login.
+const OPEN: [&str; 5] = ["/healthz", "/readyz", "/login", "/login.css", "/api/session"];
 
 impl Guard {
     pub(super) fn new(access: &Access, loopback: bool) -> Self {
@@ -218,7 +223,10 @@ impl Guard {
         if OPEN.contains(&path) {
             return Ok(None);
         }
-        let caller = self.caller(headers, peer, now)?;
+        let mut caller = self.caller(headers, peer, now)?;
+        if headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(CLI.as_bytes())) {
+            caller.who = format!("cli ({})", caller.who);
+        }
         if method.is_safe() {
             return Ok(Some(caller));
         }
@@ -241,9 +249,6 @@ pub(super) fn own_page(caller: &Caller, headers: &HeaderMap) -> Result<(), Refus
 
 /// Of a request that has a body: a command and its names.
 const BODY_BYTES: usize = 64 << 10;
-/// A row before and after a change.
-const HOOK_BYTES: usize = 1 << 20;
-
 /// Lets a request through, with who sent it and its whole body, or answers it.
 pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -255,18 +260,20 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
             let page = parts.method == Method::GET && !path.starts_with("/api/") && wants_a_page(&parts.headers);
             refused(refusal, page)
         }
-        Ok(caller) => {
-            let most = if path.starts_with("/webhooks/") { HOOK_BYTES } else { BODY_BYTES };
-            match whole(body, most, shared.body_time).await {
-                Err(answer) => answer,
-                Ok(body) => {
-                    if let Some(caller) = caller {
-                        parts.extensions.insert(caller);
-                    }
-                    next.run(Request::from_parts(parts, body)).await
+        Ok(caller) => match whole(body, BODY_BYTES, shared.body_time).await {
+            Err(answer) => *answer,
+            Ok(body) => {
+                let (method, path) = (parts.method.clone(), path.to_owned());
+                if let Some(caller) = &caller {
+                    parts.extensions.insert(caller.clone());
                 }
+                let answer = next.run(Request::from_parts(parts, body)).await;
+                if let Some(caller) = &caller {
+                    record::action(&shared.window.timeline, &method, &path, caller, &answer);
+                }
+                answer
             }
-        }
+        },
     };
     let headers = answer.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -279,14 +286,14 @@ pub(super) fn peer(extensions: &axum::http::Extensions) -> IpAddr {
 }
 
 /// The whole body, within its limits: what works on it afterwards waits for nobody.
-async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Response> {
+async fn whole(body: Body, most: usize, time: Duration) -> Result<Body, Box<Response>> {
     match tokio::time::timeout(time, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => Ok(Body::from(bytes)),
         Ok(Err(_)) => {
             let cause = format!("the body is larger than {most} bytes, or it broke off");
-            Err(say(StatusCode::PAYLOAD_TOO_LARGE, &cause))
+            Err(Box::new(say(StatusCode::PAYLOAD_TOO_LARGE, &cause)))
         }
-        Err(_) => Err(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Err(_) => Err(Box::new(say(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))),
     }
 }
 
@@ -347,7 +354,7 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
 }
 
 /// `localhost`, a name below it, or a loopback address, with any port.
-fn names_this_host(host: &str) -> bool {
+pub(super) fn names_this_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

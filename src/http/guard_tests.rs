@@ -69,7 +69,7 @@ fn with_a_token_everything_but_probes_and_login_demands_it() {
     let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("me:{OPERATE}")));
     let bearer = format!("Bearer {OPERATE}");
     for path in
-        ["/", "/app.js", "/metrics", "/api/status", "/api/events", "/nothing", "/healthz/", "//healthz", "/LOGIN"]
+        ["/", "/page/main.js", "/metrics", "/api/status", "/api/events", "/nothing", "/healthz/", "//healthz", "/LOGIN"]
     {
         for right in [&bearer, &basic] {
             assert_eq!(

@@ -3,15 +3,23 @@
 //! break replication.
 
 mod accept;
+mod activity;
 mod api;
+mod asked;
+mod assets;
 mod events;
 mod guard;
+mod live;
 mod lockout;
 mod login;
+pub mod openapi;
 mod parked;
+mod record;
 mod runbook;
 mod session;
 mod settings;
+mod webhook;
+mod workflows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,8 +36,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::metrics;
-use crate::status::{Jobs, State, Status, Verdict, View};
-use crate::types::{Fault, JobView, Order, SettingsOrder};
+use crate::status::{Jobs, State, Status, Synced, Verdict, View};
+use crate::types::{Fault, JobView, Order, SettingsOrder, Timeline};
 pub use guard::Access;
 
 /// What the window shows, and to whom.
@@ -44,6 +52,15 @@ pub struct Window {
     pub settings: mpsc::Sender<SettingsOrder>,
     /// What is demanded of those who come.
     pub access: Access,
+    /// What is known to be in the target, table by table.
+    pub synced: watch::Receiver<Synced>,
+    /// Counts the live views that are open.
+    pub watchers: watch::Sender<usize>,
+    /// Where it is told what people do.
+    pub timeline: Timeline,
+    /// Where wishes about workflows go.
+    pub workflows: mpsc::Sender<Order>,
+    pub webhook: Webhook,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -54,7 +71,39 @@ impl Window {
         let (jobs, book) = (watch::channel(Jobs::default()).1, watch::channel(Vec::new()).1);
         let (orders, settings) = (mpsc::channel(1).0, mpsc::channel(1).0);
         let access = Access { token, ..Access::default() };
-        Self { status, jobs, book, orders, settings, access, in_step_within }
+        let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
+        let timeline = Timeline::new().0;
+        let (workflows, webhook) = (mpsc::channel(1).0, Webhook::default());
+        Self {
+            status,
+            jobs,
+            book,
+            orders,
+            settings,
+            workflows,
+            webhook,
+            access,
+            synced,
+            watchers,
+            timeline,
+            in_step_within,
+        }
+    }
+}
+
+/// How Supabase's webhooks are let in.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub secret: Option<SecretString>,
+    pub header: String,
+    pub max_bytes: usize,
+    pub per_second: u32,
+}
+
+impl Default for Webhook {
+    /// Closed to everyone but this host.
+    fn default() -> Self {
+        Self { secret: None, header: "x-lockstep-secret".into(), max_bytes: 1 << 20, per_second: 100 }
     }
 }
 
@@ -85,12 +134,13 @@ struct Shared {
     live: Arc<Semaphore>,
     /// How long a request's body may take.
     body_time: Duration,
+    gate: webhook::Gate,
 }
 
 impl Shared {
     fn view(&self) -> View {
         let view = View::new(self.window.status.borrow().clone(), Timestamp::now(), self.window.in_step_within);
-        View { jobs: self.window.jobs.borrow().clone(), ..view }
+        view.with(self.window.jobs.borrow().clone())
     }
 }
 
@@ -98,11 +148,11 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time });
+    let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
+    let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
-        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("page/index.html")) }))
-        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("page/style.css")) }))
-        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("page/app.js")) }))
+        .route("/", get(assets::document))
+        .route("/page/{name}", get(assets::file))
         .route("/login", get(login::page))
         .route("/login.css", get(login::style))
         .route("/api/session", get(login::show).post(login::open).delete(login::close))
@@ -117,14 +167,22 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         .route("/api/tables/{name}/{action}", post(api::table))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/runs", get(api::runs))
+        .route("/api/activity", get(activity::list))
+        .route("/api/openapi.json", get(openapi::show))
         .route("/api/parked", get(parked::list))
         .route("/api/parked/{action}", post(parked::act))
         .route("/api/settings", get(settings::show).put(settings::save))
         .route("/api/settings/test", post(settings::test))
+        .merge(workflows::routes())
+        .method_not_allowed_fallback(|| async {
+            api::say(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way; GET /api/openapi.json says how")
+        })
         .fallback(|| async { api::say(StatusCode::NOT_FOUND, "there is nothing here") })
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        // It has a secret and limits of its own, and no session.
+        .route(webhook::PATH, post(webhook::receive).layer(DefaultBodyLimit::disable()))
         .with_state(shared)
 }
 
@@ -149,8 +207,11 @@ async fn status(extract::State(shared): extract::State<Arc<Shared>>) -> Response
 
 async fn ready(extract::State(shared): extract::State<Arc<Shared>>) -> (StatusCode, String) {
     let view = shared.view();
+    let parked = matches!(view.verdict, Verdict::Broken(_));
     // Probes need no token, so the reason names a class and no table, host or message.
-    match view.verdict {
+    match view.status.stream(view.now, shared.window.in_step_within) {
+        // Whoever looks after what is parked does it through this window: a probe must not close it.
+        Verdict::InStep if parked => (StatusCode::OK, "in step, but for what is parked\n".into()),
         Verdict::InStep => (StatusCode::OK, "in step\n".into()),
         Verdict::Behind(_) => (StatusCode::SERVICE_UNAVAILABLE, "behind\n".into()),
         Verdict::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "unknown\n".into()),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::Shared;
-use super::api::{order, say};
+use super::api::{order, say, wrong};
+use super::asked::{Named, Question};
 use crate::types::{Command, ParkedAction, ParkedChoice, ParkedWish};
 
 #[derive(Deserialize)]
@@ -28,7 +29,10 @@ struct Chosen {
 }
 
 /// `GET /api/parked?table=public.agents&limit=100`: what is parked and why, the oldest first.
-pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Question(asked): Question<Asked>) -> Response {
+    if let Err(refusal) = postgres_takes(asked.table.iter()) {
+        return *refusal;
+    }
     let action = ParkedAction::List { limit: asked.limit.unwrap_or(100).clamp(1, 1000) };
     let choice = ParkedChoice::of(asked.table.as_deref(), Vec::new());
     order(&shared, Command::Parked(ParkedWish { action, choice })).await
@@ -36,7 +40,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(asked): Query<
 
 /// `POST /api/parked/{retry|reread|discard}` with `{"table": "public.agents", "key": ["7"]}`. To discard everything
 /// takes `{"all": true}`.
-pub(super) async fn act(State(shared): State<Arc<Shared>>, Path(action): Path<String>, body: Bytes) -> Response {
+pub(super) async fn act(State(shared): State<Arc<Shared>>, Named(action): Named<String>, body: Bytes) -> Response {
     let chosen: Chosen = match body.is_empty() {
         true => Chosen::default(),
         false => match serde_json::from_slice(&body) {
@@ -48,6 +52,9 @@ pub(super) async fn act(State(shared): State<Arc<Shared>>, Path(action): Path<St
             }
         },
     };
+    if let Err(refusal) = postgres_takes(chosen.table.iter().chain(&chosen.key)) {
+        return *refusal;
+    }
     if !chosen.key.is_empty() && chosen.table.is_none() {
         return say(StatusCode::BAD_REQUEST, "a key says nothing without its table: add \"table\"");
     }
@@ -62,4 +69,12 @@ pub(super) async fn act(State(shared): State<Arc<Shared>>, Path(action): Path<St
     };
     let choice = ParkedChoice::of(chosen.table.as_deref(), chosen.key);
     order(&shared, Command::Parked(ParkedWish { action, choice })).await
+}
+
+/// No text in Postgres holds a zero byte, so nothing there can have such a name or key.
+fn postgres_takes<'a>(mut texts: impl Iterator<Item = &'a String>) -> Result<(), Box<Response>> {
+    match texts.any(|text| text.contains('\0')) {
+        true => Err(Box::new(wrong("table", "no name and no key holds a zero byte"))),
+        false => Ok(()),
+    }
 }

@@ -8,7 +8,7 @@ const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 pub(super) fn page() -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Lockstep: runbook</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/style.css\"><main>\n",
+         <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/page/base.css\"><main>\n",
     );
     for block in RUNBOOK.split("\n\n") {
         let text = escaped(block.trim());

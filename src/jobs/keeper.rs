@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::standing::{Facts, Standing, standing};
 use crate::ledger::sync_state::{self, Row, SyncState};
 use crate::pg::{self, Client, Url};
-use crate::status::{Jobs, State, Status, TableState};
+use crate::status::{Jobs, State, Status, Synced, SyncedTable, TableState};
 use crate::types::{Fault, Lsn, TableName};
 
 pub struct Keeper {
@@ -24,6 +24,8 @@ pub struct Keeper {
     pub within: Duration,
     pub status: watch::Receiver<Status>,
     pub jobs: watch::Receiver<Jobs>,
+    /// What it says, for who looks at the page.
+    pub shown: watch::Sender<Synced>,
 }
 
 /// How often it looks. What `completed` waits for takes two looks.
@@ -54,6 +56,7 @@ impl Keeper {
             let Err(fault) = self.keep(&begun, &mut closing, &mut records, &mut wrote).await else { return };
             failed = if wrote { 0 } else { failed + 1 };
             begun.send_replace(true); // whoever waits for it does not wait for ever
+            self.shown.send_replace(Synced::default()); // nobody looks any more
             let cause = fault.to_string();
             if cause != told {
                 warn!(table = %self.table, %cause, "the sync states cannot be written now");
@@ -125,6 +128,8 @@ struct Pen<'a> {
     written: HashMap<String, (Row, Instant)>,
     /// By table: since when, by the source's clock, it is seen to stream.
     since: HashMap<String, Timestamp>,
+    /// By table: until when it was last known to be in step.
+    last: HashMap<String, Option<Timestamp>>,
     /// Names of the rows that are ours.
     ours: Vec<String>,
     horizon: Horizon,
@@ -134,8 +139,8 @@ const LOOK: &str = "select (extract(epoch from clock_timestamp()) * 1e6)::int8, 
 
 impl<'a> Pen<'a> {
     fn new(client: Client, state: SyncState, records: &'a mut HashMap<String, i64>) -> Self {
-        let (written, since) = (HashMap::new(), HashMap::new());
-        Self { client, state, records, written, since, ours: Vec::new(), horizon: Horizon::default() }
+        let (written, since, last) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { client, state, records, written, since, last, ours: Vec::new(), horizon: Horizon::default() }
     }
 
     async fn look(&mut self, keeper: &mut Keeper) -> Result<(), Fault> {
@@ -147,6 +152,7 @@ impl<'a> Pen<'a> {
         self.horizon.look(now, end, status.held.map(|held| held.lsn()));
         self.watch(&status, now);
         let rows = self.rows(&status, &jobs, now, keeper.within);
+        keeper.shown.send_replace(self.shown(&status, &rows));
         self.own(&rows).await?;
         let due = self.due(rows);
         if !due.is_empty() {
@@ -189,6 +195,18 @@ impl<'a> Pen<'a> {
             Row { records: before.saturating_add_unsigned(table.rows), name, status, error, synced_at }
         };
         status.tables.iter().map(row).collect()
+    }
+
+    /// The same by the names that everybody else uses.
+    fn shown(&mut self, status: &Status, rows: &[Row]) -> Synced {
+        let tables = status.tables.iter().zip(rows).map(|(table, row)| {
+            let last = self.last.entry(table.name.clone()).or_default();
+            *last = row.synced_at.or(*last);
+            let (status, error, records) = (row.status, row.error.clone(), row.records);
+            (table.name.clone(), SyncedTable { status, error, records, synced_at: *last })
+        });
+        let tables = tables.collect();
+        Synced { reached: self.horizon.reached, tables }
     }
 
     /// A row of a table that is not replicated (any more) says so, whatever an earlier system wrote there.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::calendar::{Calendar, Due, Entry};
 use super::history::History;
-use crate::status::{Jobs, RunningJob, State, Status, TableState};
+use crate::status::{Jobs, RunningJob, State, Status, TableState, Verified};
 use crate::types::{Fault, Job, JobState, JobView, Phase, Progress, TableName, TableReport, Verdict};
 
 /// Somebody wants a job done. The answer comes at once: its id, or why it is not taken.
@@ -64,6 +64,7 @@ impl Runner {
         self.jobs.send_modify(|jobs| {
             jobs.different = past.different;
             jobs.last_success_at = past.last_success;
+            jobs.verified = past.verified;
         });
         for (table, at) in past.equal {
             let metrics = crate::metrics::get();
@@ -324,12 +325,16 @@ impl Runner {
     async fn reported(&mut self, view: &JobView, report: &TableReport) {
         let name = report.table.to_string();
         let found = report.differences();
-        self.jobs.send_modify(|jobs| match &report.verdict {
-            Verdict::Equal => _ = jobs.different.remove(&name),
-            Verdict::Different => {
-                _ = jobs.different.insert(name.clone(), found.saturating_sub(report.repaired()).max(1))
+        self.jobs.send_modify(|jobs| {
+            let result = crate::ledger::runs::result(report).into();
+            jobs.verified.insert(name.clone(), Verified { at: Timestamp::now(), result });
+            match &report.verdict {
+                Verdict::Equal => _ = jobs.different.remove(&name),
+                Verdict::Different => {
+                    _ = jobs.different.insert(name.clone(), found.saturating_sub(report.repaired()).max(1))
+                }
+                Verdict::Unknown { .. } => {}
             }
-            Verdict::Unknown { .. } => {}
         });
         if report.verdict == Verdict::Equal {
             let metrics = crate::metrics::get();

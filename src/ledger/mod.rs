@@ -1,5 +1,6 @@
 //! Lockstep's own objects on either side: what is installed where, and how it goes away again.
 
+pub mod activity;
 pub mod install;
 pub mod parked;
 pub mod progress;
@@ -7,3 +8,5 @@ pub mod runs;
 pub mod source;
 pub mod sync_state;
 pub mod teardown;
+pub mod workflow_runs;
+pub mod workflows;

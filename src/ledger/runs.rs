@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 
 use crate::pg::client::fault;
+use crate::status::Verified;
 use crate::types::{Fault, RunRow, TableName, TableReport, Verdict};
 
 const CREATE: &str = include_str!("../../sql/source/lockstep.sql");
@@ -144,6 +145,8 @@ pub struct Past {
     pub different: BTreeMap<String, u64>,
     /// When a run last ended well.
     pub last_success: Option<Timestamp>,
+    /// How the last look at each table ended.
+    pub verified: BTreeMap<String, Verified>,
     /// When each table was last found or made equal.
     pub equal: BTreeMap<String, Timestamp>,
 }
@@ -152,8 +155,8 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
     const SCHEDULED: &str = "select split_part(why, ', missed', 1), (extract(epoch from max(started_at)) * 1e6)::int8 \
          from lockstep.reconcile_run where why like 'schedule%' group by 1";
     const LAST: &str = "select distinct on (table_name) table_name, \
-           result, missing + different + surplus from lockstep.reconcile_run \
-         where result in ('equal', 'repaired', 'different') order by table_name, id desc";
+           result, missing + different + surplus, (extract(epoch from coalesce(finished_at, started_at)) * 1e6)::int8 \
+         from lockstep.reconcile_run where result in ('equal', 'repaired', 'different') order by table_name, id desc";
     const SUCCESS: &str = "select (extract(epoch from max(finished_at)) * 1e6)::int8 from lockstep.reconcile_run \
          where result in ('equal', 'repaired')";
     const EQUAL: &str = "select table_name, (extract(epoch from max(finished_at)) * 1e6)::int8 \
@@ -166,6 +169,9 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
     for row in client.query(LAST, &[]).await.map_err(|error| fault(&error))? {
         if row.get::<_, String>(1) == "different" {
             past.different.insert(row.get(0), row.get::<_, i64>(2).max(1) as u64);
+        }
+        if let Some(at) = at(row.get(3)) {
+            past.verified.insert(row.get(0), Verified { at, result: row.get(1) });
         }
     }
     for row in client.query(EQUAL, &[]).await.map_err(|error| fault(&error))? {

@@ -78,12 +78,12 @@ pub async fn adopt(client: &Client, table: &TableName, create: bool) -> Result<S
 }
 
 /// Type, and whether it has a default.
-async fn columns(client: &Client, table: &TableName) -> Result<HashMap<String, (String, bool)>, Fault> {
+pub(super) async fn columns(client: &Client, table: &TableName) -> Result<HashMap<String, (String, bool)>, Fault> {
     let rows = client.query(COLUMNS, &[&table.schema, &table.name]).await.map_err(|error| fault(&error))?;
     Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
 }
 
-fn is_text(kind: &str) -> bool {
+pub(super) fn is_text(kind: &str) -> bool {
     kind == "text" || kind.starts_with("character")
 }
 

@@ -152,4 +152,17 @@ declare! {
             "Rows that runs repaired, by table";
         tables_different: IntGauge "tables_different" "Tables that are known to differ and not repaired yet";
     }
+    Route "Workflows" {
+        workflow_runs_recorded: IntCounter "workflow_runs_recorded_total" "Firings of workflows that were recorded";
+        workflow_tries: IntCounterVec "workflow_tries_total" { result: "delivered, again, dead" }
+            "Tries to deliver a run, by what became of them";
+        workflow_seconds: Histogram "workflow_seconds" "Seconds from sending a run to its answer";
+        workflow_waiting: IntGauge "workflow_waiting" "Runs that are not delivered yet; counted up to 100,000";
+        workflow_dead: IntGauge "workflow_dead_letters"
+            "Runs that were given up and wait for a replay; counted up to 100,000";
+        workflow_oldest_seconds: Gauge "workflow_oldest_waiting_seconds" "Age of the oldest run that is not delivered";
+        workflows_unfit: IntGauge "workflows_unfit" "Enabled workflows that cannot run as they are written";
+        workflow_undecided: IntCounter "workflow_undecided_total"
+            "Changes that do not tell what a workflow's condition asks: it did not act";
+    }
 }

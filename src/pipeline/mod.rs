@@ -39,10 +39,34 @@ const LOAD_BYTES: usize = 64 * 1024;
 const BEHIND: Duration = Duration::from_secs(1);
 const BEHIND_BYTES: usize = 4 * 1024;
 
+/// Where transactions come from, in order: the queue itself, or one that holds some of them back for a while.
+pub trait Feed: Send + 'static {
+    /// The next one, or `None` when there will be no more. Giving up the wait loses nothing.
+    fn recv(&mut self) -> impl Future<Output = Option<Transaction>> + Send;
+    /// The next one if it is there.
+    fn try_recv(&mut self) -> Option<Transaction>;
+    /// Bytes that wait.
+    fn queued(&self) -> usize;
+}
+
+impl Feed for Receiver<Transaction> {
+    fn recv(&mut self) -> impl Future<Output = Option<Transaction>> + Send {
+        Self::recv(self)
+    }
+
+    fn try_recv(&mut self) -> Option<Transaction> {
+        Self::try_recv(self)
+    }
+
+    fn queued(&self) -> usize {
+        Self::queued(self)
+    }
+}
+
 /// Hands out batches until the source's queue ends and all that it held is handed out, or apply is gone.
 pub async fn run(
     settings: Settings,
-    mut transactions: Receiver<Transaction>,
+    mut transactions: impl Feed,
     mut ranges: mpsc::Receiver<Range>,
     mut pulls: mpsc::Receiver<Pull>,
 ) -> Result<(), Closed> {

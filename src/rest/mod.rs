@@ -88,6 +88,20 @@ impl Client {
         self.answer(request, function, sent).await
     }
 
+    /// Whether anything answers there. What is asked for does not exist, so the answer costs the project's database
+    /// nothing; one that says that the project itself is down counts as none.
+    pub async fn reach(&self) -> Result<(), Failure> {
+        let request = self.http.get(format!("{}lockstep_pulse", self.rpc));
+        let answer = request.send().await.map_err(|e| Failure::unanswered(format!("{}: {}", self.url, chain(&e))))?;
+        let status = answer.status();
+        let retry_after = retry_after(answer.headers());
+        let body = read(answer).await?;
+        match status.is_server_error() {
+            true => Err(Failure::read(status.as_u16(), retry_after, &body)),
+            false => Ok(()),
+        }
+    }
+
     /// What PostgREST tells of a schema: its OpenAPI description.
     pub async fn describe(&self, schema: &str) -> Result<serde_json::Value, Failure> {
         let profile = HeaderValue::from_str(schema).map_err(|_| Failure {

@@ -10,6 +10,8 @@ use crate::types::TableName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Read,
+    /// Reads none, and says how many there are.
+    Count,
     /// Insert, or write over the row with the same key.
     Upsert,
     Patch,
@@ -40,6 +42,7 @@ impl Client {
         let (method, profile, prefer) = match verb {
             // Times are written in the zone of the session, which the database's settings choose otherwise.
             Verb::Read => (Method::GET, "accept-profile", "timezone=UTC"),
+            Verb::Count => (Method::GET, "accept-profile", "count=exact"),
             Verb::Upsert => (Method::POST, "content-profile", "resolution=merge-duplicates,return=minimal"),
             // Counted, since a row that is not there is no error to PostgREST.
             Verb::Patch => (Method::PATCH, "content-profile", "return=minimal,count=exact"),
@@ -64,6 +67,16 @@ impl Client {
             return Err(Failure::read(status.as_u16(), retry_after, &body));
         }
         Ok(TableAnswer { rows, body })
+    }
+}
+
+impl Client {
+    /// How many rows a table has; `None` where the answer does not say it.
+    pub async fn count(&self, table: &TableName) -> Result<Option<u64>, Failure> {
+        let (query, body) = ("limit=0".to_owned(), Bytes::new());
+        self.table(&TableRequest { verb: Verb::Count, table: table.clone(), query, body })
+            .await
+            .map(|answer| answer.rows)
     }
 }
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Job, ParkedAction, ParkedWish, Progress, TableReport};
+use super::{Job, ParkedAction, ParkedWish, Progress, TableReport, WorkflowWish};
 
 /// One wish. Tables are named as people write them: `agents` or `public.agents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +20,45 @@ pub enum Command {
     Resync { table: String },
     /// The history of runs, the newest first.
     Runs { limit: u32 },
+    /// The time line, the newest first: of one kind, and before one of its lines.
+    Activity { kind: Option<String>, before: Option<i64>, limit: u32 },
     /// Rows that Supabase refused: listed, tried again, given up.
     Parked(ParkedWish),
+    /// Workflows and their runs.
+    Workflow(WorkflowWish),
 }
 
 impl Command {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Self::Runs { .. } | Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }))
+        match self {
+            Self::Runs { .. } | Self::Activity { .. } => true,
+            Self::Parked(ParkedWish { action: ParkedAction::List { .. }, .. }) => true,
+            Self::Workflow(wish) => wish.only_looks(),
+            _ => false,
+        }
+    }
+
+    /// For the time line: what is wanted, and of which tables.
+    pub fn said(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::Reconcile { tables, repair: false } => ("verify", tables.clone()),
+            Self::Reconcile { tables, repair: true } => ("sync", tables.clone()),
+            Self::Pause { table } => ("pause", vec![table.clone()]),
+            Self::Resume { table } => ("resume", vec![table.clone()]),
+            Self::Resync { table } => ("resync", vec![table.clone()]),
+            Self::Runs { .. } => ("look at the runs", Vec::new()),
+            Self::Activity { .. } => ("look at the time line", Vec::new()),
+            Self::Workflow(wish) => (wish.said(), Vec::new()),
+            Self::Parked(ParkedWish { action, choice }) => {
+                let what = match action {
+                    ParkedAction::List { .. } => "look at what is parked",
+                    ParkedAction::Retry => "retry parked rows",
+                    ParkedAction::Discard => "discard parked rows",
+                };
+                (what, choice.table.iter().map(ToString::to_string).collect())
+            }
+        }
     }
 }
 
@@ -48,12 +79,18 @@ pub enum Refusal {
     /// It makes no sense now.
     #[error("{0}")]
     Conflict(String),
-    /// A value that will not do, and the field that holds it.
-    #[error("{cause}")]
-    Invalid { field: &'static str, cause: String },
     /// It cannot be done now, and may be later.
     #[error("{0}")]
     Unavailable(String),
+    /// What was sent is wrong, and where.
+    #[error("{field}: {cause}")]
+    Invalid { field: String, cause: String },
+}
+
+impl Refusal {
+    pub fn invalid(field: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), cause: cause.into() }
+    }
 }
 
 /// A comparison that was asked for, from the queue to its end.

@@ -1,5 +1,6 @@
 //! The nouns every part shares: positions, tables, rows, changes, faults, keys, and the queue they travel in.
 
+mod activity;
 mod api_key;
 mod batch;
 mod change;
@@ -15,7 +16,9 @@ mod settings;
 mod snapshot;
 mod table;
 mod tuple;
+mod workflow;
 
+pub use activity::{Activity, Entry, Timeline, Told};
 pub use api_key::{ApiKey, ApiKeyKind};
 pub use batch::{Batch, CopyMark, Pull};
 pub use change::{Change, Relation, RelationColumn, Transaction};
@@ -31,3 +34,4 @@ pub use settings::{SettingsAsk, SettingsOrder};
 pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};
+pub use workflow::{ReplayAsked, RunsAsked, WorkflowWish};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{Mishap, PairOptions, random_hex};
+use lockstep::lab::{Mishap, PairOptions, Stop, random_hex};
 use lockstep::ledger::install;
 use serde_json::Value;
 
@@ -93,7 +93,7 @@ async fn a_name_that_leads_nowhere_for_a_while_is_waited_for_on_both_sides() {
     says(&rig, "waiting", "project.lockstep-lab.invalid").await;
     let end = "select pg_terminate_backend(active_pid) from pg_replication_slots";
     rig.pair.source.value(end).await.unwrap();
-    says(&rig, "waiting", "lockstep-lab.invalid").await;
+    says(&rig, "waiting", "db.lockstep-lab.invalid").await;
     insert(&rig, 101, 200).await;
     std::fs::write(&hosts, names).unwrap();
     all_is_well(rig).await;
@@ -116,6 +116,154 @@ async fn a_disk_that_is_full_in_supabase_is_waited_for_and_said() {
     all_is_well(rig).await;
 }
 
+/// A small disk of its own. Mounting takes root; without it the test says so and ends.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let options = format!("size={size},mode=0777");
+        let mounted =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        println!("skipped: a small disk can be mounted by root only");
+        None
+    }
+
+    /// Leaves no byte of room.
+    fn fill(&self) {
+        let _ = std::fs::write(self.0.join("ballast"), vec![1; 256 << 20]);
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn hand_over(from: &std::path::Path, to: &std::path::Path) {
+    let given = std::process::Command::new("chown").arg("--reference").arg(from).arg(to).status().unwrap();
+    assert!(given.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_really_full_in_supabase_is_waited_for_until_there_is_room() {
+    let rig = streaming().await;
+    let target = &rig.pair.supabase.cluster;
+    let folder = target.dir().join("small");
+    let Some(disk) = SmallDisk::mount(&folder, "8m") else { return };
+    let place = folder.join("space");
+    std::fs::create_dir(&place).unwrap();
+    hand_over(&target.dir().join("data"), &place);
+    target.execute(&format!("create tablespace small location '{}'", place.display())).await.unwrap();
+    target.execute("alter table t set tablespace small").await.unwrap();
+    disk.fill();
+    let rows = "insert into t select g, repeat('x', 500) from generate_series(1, 4000) g";
+    rig.pair.source.execute(rows).await.unwrap();
+    says(&rig, "waiting", "No space left on device").await;
+    assert_eq!(
+        target.value("select (select count(*) from lockstep.parked) + (select count(*) from t)").await.unwrap(),
+        "0"
+    );
+    disk.free();
+    rig.pair.source.execute("insert into t values (5000, 'after')").await.unwrap();
+    all_is_well(rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_whose_disk_fills_with_wal_while_supabase_is_away_goes_on_once_there_is_room() {
+    let mut rig = streaming().await;
+    let source = &rig.pair.source;
+    let (data, folder) = (source.dir().join("data"), source.dir().join("small"));
+    let Some(disk) = SmallDisk::mount(&folder, "96m") else { return };
+    source.stop(Stop::Fast).await.unwrap();
+    let wal = folder.join("wal");
+    let moved = std::process::Command::new("mv").arg(data.join("pg_wal")).arg(&wal).status().unwrap();
+    assert!(moved.success());
+    std::os::unix::fs::symlink(&wal, data.join("pg_wal")).unwrap();
+    source.start().await.unwrap();
+    rig.settled().await;
+    rig.pair.supabase.faults().down().await;
+    insert(&rig, 1, 100).await;
+    // The slot holds what Supabase has not, until nothing fits any more; then Postgres stops with a PANIC.
+    let source = &rig.pair.source;
+    disk.fill();
+    let mut n = 1000;
+    until("the disk is full", async || {
+        n += 20_000;
+        let sql = format!("insert into t select g, repeat('x', 300) from generate_series({}, {n}) g", n - 19_999);
+        source.execute(&sql).await.is_err()
+    })
+    .await;
+    rig.pair.supabase.faults().up().await;
+    assert!(!rig.has_ended(), "{}", rig.tail());
+    disk.free();
+    let source = &rig.pair.source;
+    source.stop(Stop::Immediate).await.ok();
+    source.start().await.unwrap();
+    rig.pair.source.execute("insert into t values (0, 'after')").await.unwrap();
+    all_is_well(rig).await;
+}
+
+/// A library that lets a program see another time, where it is installed.
+fn faketime() -> Option<String> {
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
+    let found = places.into_iter().find(|path| std::path::Path::new(path).exists());
+    if found.is_none() {
+        println!("skipped: libfaketime is not installed");
+    }
+    found.map(String::from)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_a_day_on_and_two_back_changes_nothing_that_arrives() {
+    let Some(library) = faketime() else { return };
+    let mut rig = rig().await;
+    let clock = rig.dir.path().join("clock");
+    std::fs::write(&clock, "+0").unwrap();
+    rig.env.extend(
+        [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), // that one does not jump on any machine
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    rig.start();
+    rig.settled().await;
+    let reader = "select pid from pg_stat_replication";
+    let before = rig.pair.source.value(reader).await.unwrap();
+    let begun = rig.status().await.unwrap()["now"].as_str().unwrap().to_owned();
+    for (jump, from) in [("+1d", 1), ("-1d", 101), ("+400d", 201), ("+0", 301)] {
+        std::fs::write(&clock, jump).unwrap();
+        insert(&rig, from, from + 99).await;
+        rig.pair.source.execute("update t set x = x || '.'").await.unwrap();
+        rig.settled().await;
+        rig.assert_equal(&public(&["t"])).await;
+        if jump == "-1d" {
+            let now = rig.status().await.unwrap()["now"].as_str().unwrap().to_owned();
+            assert!(now < begun, "the clock did not jump: {now}");
+        }
+        until("it says that both sides are in step", async || {
+            rig.status().await.is_some_and(|status| status["verdict"] == "in_step")
+        })
+        .await;
+    }
+    assert_eq!(rig.pair.source.value(reader).await.unwrap(), before, "a jump cost the connection");
+    all_is_well(rig).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_wal_sender_timeout_6s_a_target_that_stalls_longer_does_not_cost_the_connection() {
     let mut options = PairOptions::default();
@@ -127,11 +275,12 @@ async fn with_wal_sender_timeout_6s_a_target_that_stalls_longer_does_not_cost_th
     rig.settled().await;
     let reader = "select pid from pg_stat_replication";
     let before = rig.pair.source.value(reader).await.unwrap();
-    rig.pair.supabase.faults().aim("rpc/lockstep_apply");
+    // Its parts are laid down one behind the other; the first one takes so long that nothing more is read meanwhile.
+    rig.pair.supabase.faults().aim("rpc/lockstep_");
     rig.pair.supabase.faults().next(Mishap::Slow(Duration::from_secs(14)), 1);
     rig.pair
         .source
-        .execute("insert into t select g, repeat('x', 1000) from generate_series(1, 20000) g")
+        .execute("insert into t select g, repeat('x', 1000) from generate_series(1, 40000) g")
         .await
         .unwrap();
     rig.settled().await;

@@ -121,3 +121,17 @@ async fn where_the_delete_would_take_other_rows_along_the_row_is_parked_and_says
     assert_eq!(target(&rig, "select count(*) from child").await, "30");
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_that_restarts_identities_restarts_them_in_the_target_too_and_another_one_does_not() {
+    let mut rig = streaming(Owner::SetReplicationRole, "").await;
+    let set = "select setval(pg_get_serial_sequence('inside', 'id'), 500)";
+    let next = "select nextval(pg_get_serial_sequence('inside', 'id'))";
+    for (sql, expected) in [("truncate inside", "501"), ("truncate inside, bare restart identity", "1")] {
+        target(&rig, set).await;
+        source(&rig, sql).await;
+        assert_equal(&mut rig, sql).await;
+        assert_eq!(target(&rig, next).await, expected, "after {sql}");
+    }
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}

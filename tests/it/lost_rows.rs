@@ -109,3 +109,54 @@ async fn unique_values_that_changed_places_while_a_table_was_set_aside_are_repai
     assert_eq!(parked, "", "{}", rig.tail());
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_ends_has_what_is_parked_of_its_table_tried_again() {
+    let fill = "insert into item select i, i, 'x' from generate_series(1, 100) i";
+    let mut rig = streaming("", &[], TABLES, fill).await;
+    let closed = "create table closed (id int primary key); insert into closed values (7);
+         create function closed() returns trigger language plpgsql security definer as $$ begin
+         if exists (select from public.closed c where c.id = new.id) then raise 'closed'; end if; return new; end $$;
+         create trigger closed before update on item for each row execute function closed();
+         alter table item enable always trigger closed";
+    rig.pair.supabase.execute(closed).await.unwrap();
+    source(&rig, "update item set n = -1 where id = 7").await;
+    rig.settled().await;
+    let parked =
+        async |rig: &Rig| rig.pair.supabase.cluster.value("select count(*) from lockstep.parked").await.unwrap();
+    assert_eq!(parked(&rig).await, "1");
+    // A hand has put it right, and its next try is far away.
+    let hand = "update lockstep.parked set next_at = now() + interval '1 hour'; truncate closed;
+        update item set n = -1 where id = 7";
+    rig.pair.supabase.cluster.execute(hand).await.unwrap();
+    assert_eq!(rig.verb(&["tables", "resync", "item"]).await.0, Some(0));
+    until("it is tried again", async || parked(&rig).await == "0").await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_repair_that_only_came_too_early_do_not_park_beside_one_that_is_refused() {
+    let supabase = SupabaseOptions { owner: Owner::Plain, ..SupabaseOptions::default() };
+    let tables = "create table node (id int primary key, behind int references node, n int)";
+    let mut rig = Rig::with(PairOptions { supabase, ..PairOptions::default() }, tables).await;
+    rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
+    rig.pair.supabase.execute("alter table node add constraint small check (n < 100)").await.unwrap();
+    rig.pair.source.execute("insert into node values (1000, null, 1)").await.unwrap();
+    rig.start();
+    rig.settled().await;
+    assert_eq!(rig.verb(&["tables", "pause", "node"]).await.0, Some(0));
+    // Each refers to the next one, which a repair brings behind it; and one has nothing to do with them.
+    let fill = "insert into node select i, i + 1, 1 from generate_series(49, 1, -1) i";
+    source(&rig, &format!("insert into node values (50, null, 1), (500, null, 500); {fill}")).await;
+    rig.has_read().await;
+    assert_eq!(rig.verb(&["tables", "resume", "node"]).await.0, Some(0));
+    rig.settled().await;
+    let there = "select count(*) || ' ' || (select string_agg(key::text, ' ') from lockstep.parked) from node";
+    assert_eq!(rig.pair.supabase.cluster.value(there).await.unwrap(), r#"51 ["500"]"#);
+    let log = std::fs::read_to_string(rig.log()).unwrap();
+    let parked: Vec<&str> = log.lines().filter(|line| line.contains("rows are parked")).collect();
+    assert!(parked.iter().all(|line| line.ends_with("rows=1")), "{parked:#?}");
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}

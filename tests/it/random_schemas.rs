@@ -26,6 +26,8 @@ struct Table {
     second: Option<(String, usize)>,
     columns: Vec<Column>,
     unique: Option<String>,
+    /// It has an identity of its own that no update may set but to a new value.
+    counted: bool,
     ddl: String,
 }
 
@@ -107,12 +109,14 @@ impl Table {
             second: chance.happens(0.4).then(|| (odd_name(chance, 101), chance.below(KEYS.len() as u64) as usize)),
             columns: (0..1 + chance.below(12) as usize).map(|at| Column::new(chance, at)).collect(),
             unique: None,
+            counted: false,
             ddl: String::new(),
         };
         let partitioned = chance.happens(0.25);
         if !partitioned && chance.happens(0.4) {
             table.unique = Some(odd_name(chance, 102));
         }
+        table.counted = chance.happens(0.25) && !partitioned;
         table.ddl = table.create(chance, partitioned);
         table
     }
@@ -141,7 +145,7 @@ impl Table {
         if computed {
             add(chance, format!("computed int generated always as ({number} * 2) stored"));
         }
-        if chance.happens(0.2) && !partitioned {
+        if self.counted {
             add(chance, "counted bigint generated always as identity".into());
         }
         let mut sql = format!("create table {name} ({}", columns.join(", "));
@@ -219,6 +223,7 @@ impl Table {
             ),
             (16, _, _) => format!("delete from {table} where {number} = {n}; {}", self.insert(chance, n)),
             (17, _, _) if chance.happens(0.1) => format!("truncate {table}; "),
+            (18, ..) if self.counted => format!("update {table} set counted = default where {number} % {m} = 2; "),
             _ => format!("delete from {table} where abs({number}) % 17 = {m}; "),
         }
     }

@@ -20,6 +20,8 @@ pub struct Rig {
     /// Put before the source in the service's address: a proxy's port.
     pub source_url: String,
     pub env: Vec<(String, String)>,
+    /// Settings that are left out.
+    pub unset: Vec<&'static str>,
     /// A command that runs the binary: `env`, `unshare`, ..
     pub through: Vec<String>,
 }
@@ -48,8 +50,18 @@ impl Rig {
         let http = Port::free().unwrap().number();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
-        let env = vec![("LOCKSTEP_STATE".into(), "false".into())];
-        Self { pair, dir: Temp::new("rig").unwrap(), http, child: None, source_url, env, through: Vec::new() }
+        let off = |name: &str| (name.to_owned(), "false".to_owned());
+        let env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
+        Self {
+            pair,
+            dir: Temp::new("rig").unwrap(),
+            http,
+            child: None,
+            source_url,
+            env,
+            unset: Vec::new(),
+            through: Vec::new(),
+        }
     }
 
     /// The binary with its three settings, in a folder without any file.
@@ -68,6 +80,7 @@ impl Rig {
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .kill_on_drop(true);
+        self.unset.iter().for_each(|name| _ = command.env_remove(name));
         command
     }
 

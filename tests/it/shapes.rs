@@ -248,9 +248,12 @@ async fn foreign_keys_that_act_refuse_nothing_that_comes_in_the_sources_order() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_that_changed_at_the_source_stops_the_route_and_the_printed_fix_lets_it_go_on() {
-    let mut rig = start(Owner::SetReplicationRole, SCHEMA).await;
+async fn an_identity_that_changed_where_a_delete_would_act_stops_the_route_and_the_printed_fix_lets_it_go_on() {
+    let refers = "create table of_other (id int primary key, other int references ident_other on delete cascade);
+        create table of_key (id int primary key, key int references ident_key on update cascade on delete cascade)";
+    let mut rig = start(Owner::Plain, &format!("{SCHEMA}; {refers}")).await;
     rig.pair.source.execute(FILL).await.unwrap();
+    rig.pair.source.execute("insert into of_other values (1, 10); insert into of_key values (1, 10)").await.unwrap();
     rig.env = strict();
     rig.start();
     rig.settled().await;
@@ -269,7 +272,7 @@ async fn an_identity_that_changed_at_the_source_stops_the_route_and_the_printed_
         assert!(fix.contains(&format!("alter table \"public\".\"{table}\" alter column")), "{fix}");
         rig.pair.supabase.execute(fix.strip_prefix("in Supabase: ").unwrap()).await.unwrap();
         rig.settled().await;
-        rig.assert_equal(&public(&[table])).await;
+        rig.assert_equal(&public(&[table, "of_other", "of_key"])).await;
     }
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }

@@ -7,13 +7,15 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::super::Failure;
 use super::Way;
 use super::screen::Steps;
+use crate::app::Outside;
 use crate::config::{self, Layers, Settings};
+use crate::configure::Configure;
 use crate::lab::{Cluster, ClusterOptions, LabError, Owner, Port, Stop, Supabase, SupabaseOptions};
 use crate::lab::{counts, differences, write_secret};
 use crate::pg::catalog::Selection;
@@ -157,7 +159,10 @@ impl Stage {
 
 /// The one place where the demo meets the service.
 fn start_lockstep(settings: Settings, shutdown: watch::Receiver<bool>) -> JoinHandle<Result<(), Fault>> {
-    tokio::spawn(crate::app::run(settings, shutdown))
+    let ((orders, ordered), (changes, changed)) = (mpsc::channel(8), mpsc::channel(1));
+    let fixed = Some("the demo brings its own project");
+    tokio::spawn(Configure { file: None, settings: settings.clone(), changes, fixed }.serve(ordered));
+    tokio::spawn(crate::app::serve(settings, Outside { changes: changed, settings: orders }, shutdown))
 }
 
 async fn prepare_target(source: &Cluster, supabase: &Supabase, way: Way) -> Result<(), Failure> {

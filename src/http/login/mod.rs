@@ -16,6 +16,7 @@ use super::api::say;
 use super::guard::{self, Caller, Peer, Refusal};
 use super::session::{SECONDS, Session};
 use super::{Shared, asset};
+use crate::types::Activity;
 
 /// As `POLICY`, and the form may be sent here.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; \
@@ -80,10 +81,14 @@ pub(super) async fn open(
     let now = Instant::now();
     match guard.token(Some(token.trim()), peer.0, now) {
         Err(refusal) if form => {
+            wrong(&shared, refusal, peer);
             let why = if refusal == Refusal::Token { "wrong" } else { "wait" };
             Redirect::to(&format!("/login?why={why}")).into_response()
         }
-        Err(refusal) => guard::refused(refusal, false),
+        Err(refusal) => {
+            wrong(&shared, refusal, peer);
+            guard::refused(refusal, false)
+        }
         Ok(role) => {
             // The one that a browser had before is over: two of them would be one too many to close.
             if let Ok(Caller { session: Some(old), .. }) = guard.caller(&cookies_only(&headers), peer.0, now) {
@@ -92,6 +97,11 @@ pub(super) async fn open(
             let Some((number, session)) = guard.open(role, now) else {
                 return say(StatusCode::SERVICE_UNAVAILABLE, "this host has no random numbers");
             };
+            let caller = Caller::of(session.clone());
+            shared
+                .window
+                .timeline
+                .tell(Activity::new("session", caller.who, "log in").because(format!("from {}", peer.0)));
             let cookie = AppendHeaders([(header::SET_COOKIE, cookie(&shared, &number, SECONDS))]);
             match form {
                 true => (cookie, Redirect::to("/")).into_response(),
@@ -128,9 +138,18 @@ pub(super) async fn close(State(shared): State<Arc<Shared>>, request: Request) -
     }
     if let Some(Session { id, .. }) = &caller.session {
         shared.guard.close(id);
+        shared.window.timeline.tell(Activity::new("session", caller.who.clone(), "log out"));
     }
     let gone = AppendHeaders([(header::SET_COOKIE, cookie(&shared, "", 0))]);
     (StatusCode::NO_CONTENT, gone).into_response()
+}
+
+/// Tries beyond that are refused unlooked at, and make no line each.
+fn wrong(shared: &Shared, refusal: Refusal, Peer(peer): Peer) {
+    if refusal == Refusal::Token {
+        let line = Activity::new("session", peer.to_string(), "log in").because("refused: not the token");
+        shared.window.timeline.tell(line);
+    }
 }
 
 fn told(caller: &Caller, login_needed: bool) -> serde_json::Value {

@@ -1,0 +1,149 @@
+//! `POST /webhooks/supabase`: what Supabase's Database Webhooks tell. Anybody may knock here, so little is read before
+//! the secret was shown, and nothing for long.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+use tokio::time::Instant;
+
+use super::api::{order, say, wrong};
+use super::guard::{digest, names_this_host};
+use super::{Shared, Webhook};
+use crate::types::{Command, WorkflowWish};
+
+pub(super) const PATH: &str = "/webhooks/supabase";
+
+/// A body of ours is one packet or a few; whoever needs longer is no webhook.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// What the sender calls a delivery: of Standard Webhooks, or of our own triggers.
+const DELIVERY: [&str; 2] = ["webhook-id", "x-lockstep-delivery"];
+
+/// Who is let in, and how often.
+pub(super) struct Gate {
+    /// Digests have one length, so comparing them tells nothing about the secret.
+    secret: Option<[u8; 32]>,
+    header: String,
+    loopback: bool,
+    max_bytes: usize,
+    pace: Mutex<Pace>,
+}
+
+/// Webhooks that may come now; it fills up with time.
+struct Pace {
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn take(&mut self, now: Instant) -> bool {
+        self.tokens = (self.tokens + (now - self.at).as_secs_f64() * self.per_second).min(self.per_second);
+        self.at = now;
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Refused {
+    /// No secret is set, and whoever asks may not be of this host.
+    Closed,
+    Secret,
+}
+
+impl Gate {
+    pub(super) fn new(settings: &Webhook, loopback: bool) -> Self {
+        let per_second = f64::from(settings.per_second.max(1));
+        Self {
+            secret: settings.secret.as_ref().map(|secret| digest(secret.expose_secret())),
+            header: settings.header.clone(),
+            loopback,
+            max_bytes: settings.max_bytes,
+            pace: Mutex::new(Pace { per_second, tokens: per_second, at: Instant::now() }),
+        }
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        match &self.secret {
+            Some(secret) => {
+                let shown = text(&self.header).map(digest);
+                match shown.is_some_and(|shown| bool::from(shown.ct_eq(secret))) {
+                    true => Ok(()),
+                    false => Err(Refused::Secret),
+                }
+            }
+            // A browser says where a page is from, and a name that leads here from elsewhere shows in the host; what a
+            // proxy on this host forwards is not of this host.
+            None => {
+                let own = self.loopback
+                    && text("host").is_some_and(names_this_host)
+                    && !headers.contains_key(header::ORIGIN)
+                    && !headers.contains_key("x-forwarded-for")
+                    && !headers.contains_key(header::FORWARDED);
+                if own { Ok(()) } else { Err(Refused::Closed) }
+            }
+        }
+    }
+
+    fn paced(&self) -> bool {
+        // Nobody panics while holding it.
+        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(Instant::now())
+    }
+}
+
+pub(super) async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let gate = &shared.gate;
+    match gate.check(&head.headers) {
+        Ok(()) => {}
+        Err(Refused::Secret) => {
+            let say_it = format!("show the webhook's secret in the header {}", gate.header);
+            return closing(say(StatusCode::UNAUTHORIZED, &say_it));
+        }
+        Err(Refused::Closed) => {
+            let say_it = "no secret is set, so only this host may call: set LOCKSTEP_WEBHOOK_SECRET";
+            return closing(say(StatusCode::FORBIDDEN, say_it));
+        }
+    }
+    if !gate.paced() {
+        let mut answer = say(StatusCode::TOO_MANY_REQUESTS, "too many webhooks at a time; come back in a second");
+        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        return closing(answer);
+    }
+    let payload = match read(body, gate.max_bytes).await {
+        Ok(payload) => payload,
+        Err(refusal) => return *refusal,
+    };
+    let named = DELIVERY.iter().find_map(|name| head.headers.get(*name)).and_then(|value| value.to_str().ok());
+    let delivery = named.filter(|id| !id.is_empty() && id.len() <= 255).map(str::to_owned);
+    order(&shared, Command::Workflow(WorkflowWish::Receive { payload, delivery })).await
+}
+
+async fn read(body: Body, most: usize) -> Result<Value, Box<Response>> {
+    let bytes = match tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let cause = format!("the body is larger than {most} bytes (webhook.max_bytes), or broke off");
+            return Err(Box::new(closing(say(StatusCode::PAYLOAD_TOO_LARGE, &cause))));
+        }
+        Err(_) => return Err(Box::new(closing(say(StatusCode::REQUEST_TIMEOUT, "the body took too long")))),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| Box::new(wrong("body", &format!("is not JSON ({error})"))))
+}
+
+/// What was not read of the request must not be taken for the next one.
+fn closing(mut answer: Response) -> Response {
+    answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    answer.into_response()
+}

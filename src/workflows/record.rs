@@ -1,0 +1,185 @@
+//! Reads the workflows for the stream and writes its runs. It lives and dies with the route: what cannot be recorded
+//! ends the route with the reason, and the source sends the changes again when it begins anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, info, warn};
+
+use super::rule::{Rules, Workflow};
+use super::{Bell, SESSION, Settings};
+use crate::ledger::workflow_runs::{self, NewRun};
+use crate::ledger::workflows::{self, Workflows};
+use crate::pg::{self, Client};
+use crate::types::Fault;
+
+pub enum Asked {
+    /// Read the workflows again.
+    Read(oneshot::Sender<()>),
+    Record(Vec<NewRun>, oneshot::Sender<()>),
+}
+
+pub struct Recorder {
+    settings: Settings,
+    client: Client,
+    /// `None`: the source has no workflows that we may read.
+    table: Option<Workflows>,
+    asks: mpsc::Receiver<Asked>,
+    rules: watch::Sender<Arc<Rules>>,
+    bell: Bell,
+    told: Vec<String>,
+    /// When the tables were looked for last.
+    looked: Instant,
+}
+
+/// A table that cannot tell us that it has changed is looked at this often; it costs one small query.
+const LOOK: Duration = Duration::from_secs(1);
+/// What somebody must mend first is looked at again after this.
+const AGAIN: Duration = Duration::from_secs(15);
+/// Without a record for so long, the route ends and says why.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Recorder {
+    /// Finds or makes the tables, and reads the workflows: before the first change passes, they are known.
+    pub async fn open(
+        settings: Settings,
+        bell: Bell,
+    ) -> Result<(Self, mpsc::Sender<Asked>, watch::Receiver<Arc<Rules>>), Fault> {
+        // The tap waits for each answer before it asks again.
+        let (asking, asks) = mpsc::channel(1);
+        let (rules, seen) = watch::channel(Arc::new(Rules::default()));
+        let client = connect(&settings).await?;
+        let mut recorder =
+            Self { settings, client, table: None, asks, rules, bell, told: Vec::new(), looked: Instant::now() };
+        match recorder.adopt().await {
+            Ok(()) => {}
+            Err(fault @ Fault::Retry { .. }) => return Err(fault),
+            // Replication is not to stop for it; the page and the list say it too.
+            Err(fault) => warn!(cause = %fault, "workflows are not at work"),
+        }
+        recorder.read().await?;
+        Ok((recorder, asking, seen))
+    }
+
+    async fn adopt(&mut self) -> Result<(), Fault> {
+        let Settings { table, create, .. } = &self.settings;
+        workflow_runs::ensure(&self.client, *create).await?;
+        self.table = Some(workflows::adopt(&self.client, table, *create).await?);
+        if let Err(fault) = workflows::announce(&self.client, table).await {
+            debug!(cause = %fault, "the table of workflows is looked at every second only");
+        }
+        Ok(())
+    }
+
+    /// Until the tap is gone.
+    pub async fn run(mut self) -> Result<(), Fault> {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing: Option<Instant> = None;
+        loop {
+            let asked = tokio::select! {
+                biased;
+                asked = self.asks.recv() => match asked {
+                    Some(asked) => Some(asked),
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => None,
+            };
+            match asked {
+                Some(Asked::Read(reply)) => {
+                    self.patiently(None).await?;
+                    let _ = reply.send(());
+                }
+                Some(Asked::Record(runs, reply)) => {
+                    self.patiently(Some(&runs)).await?;
+                    self.bell.notify_one();
+                    let _ = reply.send(());
+                }
+                None => match self.read().await {
+                    Ok(()) => failing = None,
+                    // Nothing is held back by it; but workflows that nobody can read any more are no workflows.
+                    Err(fault) if failing.get_or_insert_with(Instant::now).elapsed() > PATIENCE => return Err(fault),
+                    Err(fault) => {
+                        debug!(cause = %fault, "the workflows could not be read");
+                        let _ = self.reconnect().await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Does what the stream waits for, over a new connection if need be.
+    async fn patiently(&mut self, runs: Option<&[NewRun]>) -> Result<(), Fault> {
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            let done = match runs {
+                None => self.read().await,
+                Some(runs) => workflow_runs::record(&mut self.client, runs).await.map(|new| {
+                    crate::metrics::get().workflow_runs_recorded.inc_by(new);
+                }),
+            };
+            let Err(fault) = done else { return Ok(()) };
+            if !told {
+                warn!(cause = %fault, "the stream waits: runs of workflows cannot be recorded in the source");
+                told = true;
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Fault::retry(format!("runs of workflows cannot be recorded in the source: {fault}")));
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if let Err(fault) = self.reconnect().await {
+                debug!(cause = %fault, "no connection yet");
+            }
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<(), Fault> {
+        self.client = connect(&self.settings).await?;
+        match self.adopt().await {
+            Err(fault @ Fault::Retry { .. }) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Fault> {
+        if self.table.is_none() && self.looked.elapsed() > AGAIN {
+            self.looked = Instant::now();
+            if let Err(fault @ Fault::Retry { .. }) = self.adopt().await {
+                return Err(fault);
+            }
+        }
+        let Some(table) = &self.table else { return Ok(()) };
+        let stored = table.read(&self.client).await?;
+        let (mut fit, mut wrong) = (Vec::new(), Vec::new());
+        for stored in stored.iter().filter(|stored| stored.enabled) {
+            match Workflow::parse(stored) {
+                Ok(workflow) => fit.push(workflow),
+                Err(why) => wrong.push(format!("{} ({}): {why}", stored.workflow_name, stored.id)),
+            }
+        }
+        crate::metrics::get().workflows_unfit.set(wrong.len() as i64);
+        if wrong != self.told {
+            wrong.iter().for_each(|why| warn!(cause = %why, "a workflow cannot run as it is written"));
+            self.told = wrong;
+        }
+        let rules = Rules::new(fit);
+        self.rules.send_if_modified(|known| {
+            let news = **known != rules;
+            if news {
+                info!("the workflows have changed");
+                *known = Arc::new(rules);
+            }
+            news
+        });
+        Ok(())
+    }
+}
+
+async fn connect(settings: &Settings) -> Result<Client, Fault> {
+    let client = pg::connect(&settings.source, "lockstep workflows").await?;
+    client.batch_execute(SESSION).await.map_err(|error| pg::client::fault(&error))?;
+    Ok(client)
+}
