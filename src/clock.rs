@@ -1,5 +1,5 @@
-//! The source's clock, as it is known here. Commits are stamped by it; to say how old one is, nobody may ask this host's
-//! clock, which may be wrong, or be set while we run. So it is asked now and then, and carried on by a clock that only
+//! The source's clock, as it is known here. Commits are stamped by it; to say how old one is, nobody may ask this
+//! host's clock, which may be wrong, or be set while we run. So it is asked now and then, and carried on by a clock that only
 //! counts.
 
 use std::time::{Duration, Instant};

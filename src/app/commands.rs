@@ -32,7 +32,8 @@ impl Commands {
             match &answer {
                 Ok(_) if command.only_looks() => {}
                 Ok(_) => info!(?command, "a command was carried out"),
-                Err(refusal) => info!(?command, cause = %refusal, "a command was refused"),
+                // It may repeat what somebody sent: quoted, it makes no line of its own and moves no cursor.
+                Err(refusal) => info!(?command, cause = ?refusal.to_string(), "a command was refused"),
             }
             let _ = reply.send(answer); // who asked may be gone
         }

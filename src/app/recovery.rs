@@ -151,7 +151,9 @@ pub async fn make_room(source: &Client, slot: &str, broken: Broken, may: bool) -
             format!("{sql}{}; then both sides are compared and repaired", remedy::create_slot(slot, 0)),
         ));
     }
-    crate::metrics::get().recoveries.with_label_values(&[broken.word()]).inc();
+    let metrics = crate::metrics::get();
+    metrics.recoveries.with_label_values(&[broken.word()]).inc();
+    metrics.recovered.set(broken.word(), jiff::Timestamp::now().as_second() as f64);
     warn!(cause = %broken, "recovering: the stream begins anew, and every table is compared and repaired");
     if broken.slot_is_useless() {
         source.batch_execute(&drop).await.map_err(|error| pg::client::fault(&error))?;

@@ -96,6 +96,12 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     let (within, pulse) = (settings.http.in_step_within, boards.pulse.clone());
     let vitals = Vitals { status: status.subscribe(), within, pulse: pulse.clone(), manager: Manager::find() };
     let vitals = tokio::spawn(vitals.keep());
+    let mut ending = shutdown.clone();
+    tokio::spawn(async move {
+        if ending.wait_for(|&stop| stop).await.is_ok() {
+            notify::stopping();
+        }
+    });
     let end = tokio::select! {
         end = Service { status, boards, changes: outside.changes, shutdown }.lives(settings) => end,
         never = pulse.beat::<Infallible>() => match never {},
@@ -182,10 +188,7 @@ impl Service {
                 let stopped = *stop.borrow();
                 tokio::select! {
                     end = route.as_mut() => break end,
-                    _ = self.shutdown.wait_for(|&stop| stop), if !stopped => {
-                        notify::stopping();
-                        stop.send_replace(true);
-                    }
+                    _ = self.shutdown.wait_for(|&stop| stop), if !stopped => { stop.send_replace(true); }
                     // The newest counts, should more come while the route drains.
                     Some(settings) = self.changes.recv() => {
                         stop.send_replace(true);

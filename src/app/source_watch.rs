@@ -1,6 +1,6 @@
-//! Looks at the source and at our slot every few seconds, for the metrics: what WAL is kept for us, how long that can go
-//! on, what the source's clock says. It has a connection of its own and outlives every life of the route, because a slot
-//! is in danger exactly while the route is down.
+//! Looks at the source and at our slot every few seconds, for the metrics: what WAL is kept for us, how long that can
+//! go on, what the source's clock says. It has a connection of its own and outlives every life of the route, because a
+//! slot is in danger exactly while the route is down.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

@@ -190,6 +190,12 @@ async fn altered(
 const PARTITIONS: &str = "select pg_partition_root(c.oid)::oid, c.oid from pg_class c where c.relispartition \
      and current_setting('server_version_num')::int < 150000 order by 1, 2";
 
+/// Whether the slot has passed a point.
+const PASSED: &str = "select coalesce(max(confirmed_flush_lsn) >= $2::text::pg_lsn, true) from pg_replication_slots \
+     where slot_name = $1::text";
+/// Seconds to wait for that: the checkpoint passes what is not for us every ten.
+const PASSES_WITHIN: u32 = 60;
+
 async fn partitions(source: &Client) -> Result<Vec<(u32, u32)>, Fault> {
     let rows = source.query(PARTITIONS, &[]).await.map_err(|error| client::fault(&error))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -206,6 +212,17 @@ async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)])
     let again: Vec<TableName> = active.iter().filter(differs).map(|table| table.name.clone()).collect();
     let Some(first) = again.first() else { return Ok(None) };
     desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
+    // A new stream that meets rows of the partition from before it was one would leave it out again.
+    let fault = |error: tokio_postgres::Error| client::fault(&error);
+    let end: String =
+        desk.source.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.map_err(fault)?.get(0);
+    for _ in 0..PASSES_WITHIN {
+        let passed = desk.source.query_one(PASSED, &[&desk.settings.source.slot, &end]).await.map_err(fault)?;
+        if passed.get(0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     Ok(Some(format!("{first} has other partitions, which a stream of this version of PostgreSQL does not notice")))
 }
 

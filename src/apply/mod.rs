@@ -303,7 +303,6 @@ impl Apply {
         for mark in &batch.copied {
             if mark.done {
                 self.copying.remove(&mark.table);
-                self.parked.look_again();
             }
             self.tell(Event::Copied(mark.clone()));
         }

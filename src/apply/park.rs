@@ -45,11 +45,6 @@ impl Parked {
         self.next = Some(Instant::now());
     }
 
-    /// Whatever is parked may be due by now.
-    pub(super) fn look_again(&mut self) {
-        self.next = self.next.map(|_| Instant::now());
-    }
-
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }

@@ -1,5 +1,5 @@
-//! Logs go to stderr, as text or as JSON, so that what a verb prints can be piped. How much is told can be changed while
-//! the service runs.
+//! Logs go to stderr, as text or as JSON, so that what a verb prints can be piped. How much is told can be changed
+//! while the service runs.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::POLICY;
+use super::api::say;
 use super::asked::Named;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -79,7 +80,7 @@ pub(super) async fn file(Named(name): Named<String>, headers: HeaderMap) -> Resp
 }
 
 fn answer(name: &str, asked: &HeaderMap) -> Response {
-    let Some(asset) = ASSETS.get(name) else { return (StatusCode::NOT_FOUND, "no such file\n").into_response() };
+    let Some(asset) = ASSETS.get(name) else { return say(StatusCode::NOT_FOUND, "there is no such file") };
     let headers: [(HeaderName, &str); 6] = [
         (header::CONTENT_TYPE, asset.kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),

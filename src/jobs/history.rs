@@ -65,14 +65,13 @@ impl History {
     }
 
     pub async fn table(&mut self, id: &str, report: &TableReport) {
-        let result = runs::result(report);
         let why = match &report.verdict {
             Verdict::Unknown { why } => Some(why.as_str()),
             Verdict::Equal | Verdict::Different => None,
         };
         let write = async {
             let client = self.open().await?;
-            runs::end(client, id, report, result, why).await
+            runs::end(client, id, report, runs::result(report), why).await
         };
         let end = tokio::time::timeout(PATIENCE, write).await;
         self.ended(end);

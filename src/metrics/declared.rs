@@ -66,6 +66,9 @@ declare! {
         recoveries: IntCounterVec "recoveries_total"
             { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline" }
             "Times that the stream began anew and every table was compared and repaired";
+        recovered: MaybeVec "recovered_timestamp_seconds"
+            { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline" }
+            "When the stream last began anew for this reason";
     }
     Route "What is written" {
         rows: IntCounterVec "rows_total" { table: "name, or other", kind: "insert, update, delete, truncate, copy" }

@@ -13,11 +13,11 @@ use super::{Bell, SESSION, Settings};
 use crate::ledger::workflow_runs::{self, NewRun};
 use crate::ledger::workflows::{self, Workflows};
 use crate::pg::{self, Client};
-use crate::types::Fault;
+use crate::types::{Fault, Snapshot};
 
 pub enum Asked {
-    /// Read the workflows again.
-    Read(oneshot::Sender<()>),
+    /// Read the workflows again, as this transaction left them.
+    Read(u32, oneshot::Sender<()>),
     Record(Vec<NewRun>, oneshot::Sender<()>),
 }
 
@@ -32,6 +32,13 @@ pub struct Recorder {
     told: Vec<String>,
     /// When the tables were looked for last.
     looked: Instant,
+}
+
+/// What the stream waits for.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Read(u32),
+    Record(&'a [NewRun]),
 }
 
 /// A table that cannot tell us that it has changed is looked at this often; it costs one small query.
@@ -88,12 +95,12 @@ impl Recorder {
                 _ = tick.tick() => None,
             };
             match asked {
-                Some(Asked::Read(reply)) => {
-                    self.patiently(None).await?;
+                Some(Asked::Read(xid, reply)) => {
+                    self.patiently(Wanted::Read(xid)).await?;
                     let _ = reply.send(());
                 }
                 Some(Asked::Record(runs, reply)) => {
-                    self.patiently(Some(&runs)).await?;
+                    self.patiently(Wanted::Record(&runs)).await?;
                     self.bell.notify_one();
                     let _ = reply.send(());
                 }
@@ -111,13 +118,13 @@ impl Recorder {
     }
 
     /// Does what the stream waits for, over a new connection if need be.
-    async fn patiently(&mut self, runs: Option<&[NewRun]>) -> Result<(), Fault> {
+    async fn patiently(&mut self, wanted: Wanted<'_>) -> Result<(), Fault> {
         let begun = Instant::now();
         let mut told = false;
         loop {
-            let done = match runs {
-                None => self.read().await,
-                Some(runs) => workflow_runs::record(&mut self.client, runs).await.map(|new| {
+            let done = match wanted {
+                Wanted::Read(xid) => self.read_behind(xid).await,
+                Wanted::Record(runs) => workflow_runs::record(&mut self.client, runs).await.map(|new| {
                     crate::metrics::get().workflow_runs_recorded.inc_by(new);
                 }),
             };
@@ -133,6 +140,19 @@ impl Recorder {
             if let Err(fault) = self.reconnect().await {
                 debug!(cause = %fault, "no connection yet");
             }
+        }
+    }
+
+    /// The stream brings a commit a moment before others see it: a read in that moment would miss it.
+    async fn read_behind(&mut self, xid: u32) -> Result<(), Fault> {
+        const SNAPSHOT: &str = "select pg_current_snapshot()::text";
+        loop {
+            let row = self.client.query_one(SNAPSHOT, &[]).await.map_err(|error| pg::client::fault(&error))?;
+            let snapshot: Snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
+            if snapshot.sees(xid) {
+                return self.read().await;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 

@@ -97,7 +97,7 @@ impl Tap {
     fn read_again(&mut self, transaction: Transaction) -> Option<Transaction> {
         let Some(link) = &self.link else { return Some(transaction) };
         let (reply, done) = oneshot::channel();
-        let _ = link.asks.try_send(Asked::Read(reply)); // refused: the recorder is gone, and so is the route
+        let _ = link.asks.try_send(Asked::Read(transaction.xid, reply)); // refused: the recorder is gone, and so is the route
         self.held_bytes = transaction.bytes;
         self.state = State::Reading(done, transaction);
         None

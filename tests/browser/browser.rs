@@ -57,8 +57,8 @@ impl Browser {
         self.wishes.write_all(line.as_bytes()).await.unwrap();
         match self.answer(&line).await {
             Value::Object(error) => {
-                let page = error.get("page").cloned().unwrap_or_default();
-                panic!("{line}{}\n{page}", error["error"].as_str().unwrap_or_default())
+                let text = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();
+                panic!("{line}{}\nThe page says:\n{}", text("error"), text("page"))
             }
             value => value,
         }
@@ -99,10 +99,6 @@ impl Browser {
 
     pub async fn see_in(&mut self, within: &str, text: &str) {
         self.wish("see", json!({"text": text, "within": within})).await;
-    }
-
-    pub async fn gone(&mut self, text: &str) {
-        self.wish("gone", json!({"text": text})).await;
     }
 
     /// Until the script is true; fails after `patience`.

@@ -33,11 +33,10 @@ const wishes = {
   open: ({ url }) => page.goto(url, { waitUntil: "commit" }),
   click: (wish) => place(wish).click(),
   press: ({ key }) => page.keyboard.press(key),
-  fill: ({ label, value, within }) => (within ? page.locator(within).first() : page).getByLabel(label).first().fill(value),
+  fill: ({ label, value, within }) => (within ? page.locator(within).first() : page).getByLabel(label, { exact: true }).first().fill(value),
   pick: ({ label }) => page.getByLabel(label, { exact: true }).first().check({ force: true }),
   see: ({ text, within, patience }) =>
     page.locator(within || "body").getByText(text).filter({ visible: true }).first().waitFor({ timeout: patience || 30_000 }),
-  gone: ({ text, within }) => page.locator(within || "body").getByText(text).filter({ visible: true }).first().waitFor({ state: "hidden" }),
   read: ({ selector }) => page.locator(selector).first().innerText(),
   // The page's own policy forbids what the library's wait would do.
   until: async ({ script, patience }) => {
@@ -79,7 +78,8 @@ for await (const line of createInterface({ input: process.stdin })) {
     const value = await wishes[wish](rest);
     answer({ ok: ["read", "evaluate", "problems", "axe"].includes(wish) ? value ?? null : null });
   } catch (error) {
-    answer({ error: String(error.message).split("\n").slice(0, 40).join("\n") });
+    const shown = await page.locator("dialog, #view").allInnerTexts().catch(() => []);
+    answer({ error: String(error.message).split("\n").slice(0, 40).join("\n"), page: shown.join("\n--\n").slice(0, 3000) });
   }
 }
 await browser.close();

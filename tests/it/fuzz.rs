@@ -10,10 +10,10 @@ use super::rig::{Rig, public};
 #[ignore = "make test-api: it takes minutes and needs Python"]
 async fn what_the_description_allows_and_what_it_does_not_is_answered_as_described() {
     let program = std::env::var("LOCKSTEP_SCHEMATHESIS").expect("make test-api says where schemathesis is");
-    let seconds = std::env::var("LOCKSTEP_FUZZ_EXAMPLES").unwrap_or_else(|_| "60".into());
+    let examples = std::env::var("LOCKSTEP_FUZZ_EXAMPLES").unwrap_or_else(|_| "60".into());
     let tables = "create table agents (id int primary key, name text not null)";
     let mut rig = Rig::new(tables).await;
-    rig.env.retain(|(name, _)| name != "LOCKSTEP_ACTIVITY");
+    rig.env.retain(|(name, _)| !["LOCKSTEP_ACTIVITY", "LOCKSTEP_WORKFLOWS"].contains(&name.as_str()));
     rig.pair.source.execute("insert into agents select i, 'n' || i from generate_series(1, 100) i").await.unwrap();
     rig.start();
     rig.settled().await;
@@ -23,7 +23,7 @@ async fn what_the_description_allows_and_what_it_does_not_is_answered_as_describ
         .args(["run", &format!("{base}/api/openapi.json"), "--no-color"])
         .args(["--checks", "only_meant_server_errors,status_code_conformance,content_type_conformance"])
         .args(["--checks", "response_schema_conformance,unsupported_method"])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &seconds, "--continue-on-failure"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--continue-on-failure"])
         // A live view never ends; tests/it/door.rs opens many.
         .args(["--exclude-path", "/api/events", "--request-timeout", "90"])
         .env("SCHEMATHESIS_HOOKS", hooks)

@@ -200,7 +200,7 @@ async fn conditions_watched_columns_and_templates_decide_and_a_missing_field_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_run_is_replayed_under_its_id_signed_by_both_secrets_and_in_the_order_of_its_key() {
     let (mut rig, receiver) = rig(AGENTS).await;
-    let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl"];
+    let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_cGxKM25teUNER0JLSW5hdmRPSzE1anNsLS0t"];
     rig.env.push(("LOCKSTEP_SIGNING_SECRET".into(), secrets[0].into()));
     rig.env.push(("LOCKSTEP_SIGNING_SECRET_BEFORE".into(), secrets[1].into()));
     streaming(&mut rig).await;

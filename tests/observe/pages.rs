@@ -22,7 +22,7 @@ fn the_page_on_metrics_is_made_of_the_declarations() {
 }
 
 /// The example shows what these could be.
-const NO_DEFAULT: [&str; 10] = [
+const NO_DEFAULT: [&str; 16] = [
     "source.url",
     "supabase.url",
     "supabase.key",
@@ -33,12 +33,19 @@ const NO_DEFAULT: [&str; 10] = [
     "table.*.reconcile",
     "http.token",
     "http.read_token",
+    "workflows.signing_secret",
+    "workflows.signing_secret_before",
+    "workflows.allow",
+    "agent_api.url",
+    "agent_api.token",
+    "webhook.secret",
 ];
 
 /// The example file as a table: for each setting its default and the words above it.
 fn settings_table() -> String {
     let mut rows = String::new();
-    let (mut section, mut words, mut opening) = (String::new(), Vec::<String>::new(), String::new());
+    let (mut section, mut words, mut opening, mut last) =
+        (String::new(), Vec::<String>::new(), String::new(), String::new());
     for line in read("lockstep.example.toml").lines() {
         let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty());
         if let Some(prose) = line.strip_prefix("# ") {
@@ -51,10 +58,12 @@ fn settings_table() -> String {
             let key = format!("{section}.{name}");
             let env = SETTINGS.iter().find(|setting| setting.key == key).and_then(|setting| setting.env);
             let env = env.map_or(String::new(), |env| format!("`{env}`"));
-            if words.is_empty() && !opening.is_empty() {
-                words.push(std::mem::take(&mut opening));
-            }
-            let text = std::mem::take(&mut words).join(" ").replace('|', "\\|");
+            // Settings that stand together share the words above the first of them.
+            let own = std::mem::take(&mut words).join(" ").replace('|', "\\|");
+            let opened = std::mem::take(&mut opening);
+            let first = if own.is_empty() { opened } else { own };
+            let text = if first.is_empty() { last.clone() } else { first };
+            last.clone_from(&text);
             let shown = if NO_DEFAULT.contains(&key.as_str()) { "none".into() } else { format!("`{value}`") };
             rows += &format!("| `{key}` | {env} | {} | {text} |\n", shown.replace('|', "\\|"));
         } else if line.is_empty() {

@@ -182,7 +182,7 @@ export function line({ at, kind, who, what, table, detail }) {
   const title = !table ? words : own ? `${short(table)}: ${what}` : `${words} ${short(table)}`;
   const well = /^(streaming|compared|no row is parked|takes part)/.test(what);
   const bad = BAD.test(detail || "") || (own && !well && BAD.test(what));
-  const more = detail === "done" ? "" : detail || "";
+  const more = detail === "done" ? "" : (detail || "").replace(/ \(job \w+\)$/, "");
   return { at, kind, who: who || "", what: title, more, tone: bad ? "warn" : well ? "good" : "off" };
 }
 

@@ -69,7 +69,7 @@ export const dayOf = (time) => {
 
 export function sentence(words) {
   const trimmed = (words || "").trim();
-  if (!trimmed) return "";
+  if (!trimmed || /^\S+:\/\/\S+$/.test(trimmed)) return trimmed;
   const head = /^[a-z]+([ ,']|: )/.test(trimmed) ? trimmed[0].toUpperCase() : trimmed[0]; // names stay as they are
   return head + trimmed.slice(1) + (/[.!?]$/.test(trimmed) ? "" : ".");
 }

@@ -32,7 +32,7 @@ const SETTINGS: &str = "[schedule]\nreconcile = [\"*/2 * * * * *\"]\njitter = \"
 /// A rig whose source keeps little WAL for a slot.
 async fn rig() -> Rig {
     let mut options = PairOptions::default();
-    options.source.settings.push(("max_slot_wal_keep_size".into(), "'96MB'".into()));
+    options.source.settings.push(("max_slot_wal_keep_size".into(), "96MB".into()));
     let mut rig = Rig::with(options, TABLES).await;
     std::fs::write(rig.dir.path().join("lockstep.toml"), SETTINGS).unwrap();
     rig.env.push(("LOCKSTEP_LOOK_AGAIN".into(), "2s".into()));
@@ -90,7 +90,7 @@ async fn deaf(temp: &Temp) -> (Child, TcpListener, String) {
     let port = lockstep::lab::Port::free().unwrap();
     let address = format!("127.0.0.1:{}", port.number());
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
-    let source = format!("postgres://u:p@127.0.0.1:{}/db", listener.local_addr().unwrap().port());
+    let source = format!("postgres://u:p@127.0.0.1:{}/db?connect_timeout=20", listener.local_addr().unwrap().port());
     command.arg("run").current_dir(temp.path()).env_clear().env("DATABASE_URL", source);
     command.env("SUPABASE_URL", "http://127.0.0.1:9").env("SUPABASE_KEY", "sb_secret_abcdefghijklmnopqrstuv");
     command.env("LOCKSTEP_LISTEN", &address);
@@ -234,7 +234,7 @@ async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
         rig.start();
         let answers = format!("http://127.0.0.1:{}/healthz", rig.http);
         until("it answers", async || reqwest::get(&answers).await.is_ok()).await;
-        tokio::time::sleep(Duration::from_millis(1100)).await; // two scrapes see it
+        tokio::time::sleep(Duration::from_millis(1500)).await; // a scrape sees it
     }
     until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
 }

@@ -20,6 +20,8 @@ async fn lag_grows_by_the_sources_clock_while_the_target_is_away_and_is_zero_whe
     // A restart knows how old the oldest commit is, though it was not there.
     rig.kill9().await;
     rig.start();
+    let answers = format!("http://127.0.0.1:{}/healthz", rig.http);
+    until("it answers", async || reqwest::get(&answers).await.is_ok()).await;
     until("the target is asked", async || {
         rig.pair.supabase.gateway.faults().up().await;
         rig.metric("lockstep_latency_seconds_count").await >= 1.0
