@@ -124,6 +124,29 @@ fn one_id_and_in_order(hits: &[Hit], seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_that_were_recorded_and_not_applied_when_it_was_killed_come_again_and_lead_to_no_second_run() {
+    let (mut rig, receiver) = rig(SCHEMA).await;
+    streaming(&mut rig).await;
+    rig.pair.source.execute(WORKFLOWS).await.unwrap();
+    // Supabase is away: what comes is recorded and delivered, and stays to be applied.
+    rig.pair.supabase.postgrest.kill9().await;
+    rig.pair.source.execute("insert into events select i, 0 from generate_series(1, 900) i").await.unwrap();
+    rig.pair.source.execute("update events set version = 1 where key < 11").await.unwrap();
+    until("all is delivered", async || receiver.hits().len() == 910).await;
+    rig.kill9().await;
+    rig.pair.supabase.postgrest.restart().await.unwrap();
+    rig.start();
+    let target = &rig.pair.supabase.cluster;
+    until("all is applied", async || target.value("select sum(version) from events").await.unwrap() == "10").await;
+    // One more behind them all: when it is there, everything before it was looked at.
+    rig.pair.source.execute("insert into events values (1000, 0)").await.unwrap();
+    until("it goes on", async || receiver.hits().iter().any(|hit| hit.json()["key"] == serde_json::json!(["1000"])))
+        .await;
+    let runs = rig.pair.source.value("select count(*) from lockstep.workflow_run").await.unwrap();
+    assert_eq!((runs.as_str(), receiver.hits().len()), ("911", 911));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_runs_cannot_be_recorded_the_stream_waits_and_nothing_is_lost() {
     let (mut rig, receiver) = rig(SCHEMA).await;
     streaming(&mut rig).await;

@@ -134,7 +134,8 @@ export function overview(root, act) {
   draw();
   let gone = false;
   const recall = async () => {
-    if (document.hidden || live.link !== "live") return;
+    // Without a project there is no history yet, nor anybody who would keep one.
+    if (document.hidden || live.link !== "live" || !live.view || live.view.state === "not_configured") return;
     const lines = await newest(6);
     if (gone) return;
     show(recent, lines.length);
