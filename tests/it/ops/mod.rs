@@ -115,6 +115,8 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     rig.start();
     rig.settled().await;
     let _traffic = traffic(&rig);
+    // It looks for the first time some seconds after its start: an increase needs a value to rise from.
+    until("Prometheus sees all three", async || prometheus.now("lockstep_up").await.len() == 3).await;
 
     few_things_go_wrong(&mut rig).await;
     let small = [
