@@ -124,10 +124,8 @@ fn a_session_is_let_in_and_changes_something_only_with_the_word_of_its_page() {
 fn who_guesses_waits_even_with_the_right_token_and_others_do_not() {
     let guard = guard();
     let now = Instant::now();
-    let refused = (0..100).find_map(|n| match guard.token(Some(&format!("guess {n}")), PEER, now) {
-        Err(Refusal::Locked(_)) => Some(n),
-        _ => None,
-    });
+    let locked = |n: &u32| matches!(guard.token(Some(&format!("guess {n}")), PEER, now), Err(Refusal::Locked(_)));
+    let refused = (0..100).find(locked);
     assert!(refused.is_some_and(|n| n < 10), "{refused:?}");
     assert!(matches!(guard.token(Some(OPERATE), PEER, now), Err(Refusal::Locked(_))));
     assert_eq!(guard.token(Some(OPERATE), "192.0.2.9".parse().unwrap(), now), Ok(Role::Operate));

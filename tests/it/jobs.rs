@@ -57,7 +57,7 @@ async fn verify_and_sync_say_what_differs_repair_it_and_leave_a_history() {
     })
     .await;
     until("the sync state still says so", async || rig.pair.source.value(state).await.unwrap() == differs).await;
-    assert_eq!(rig.metric("lockstep_tables_different").await, 1.0);
+    until("the metric says so", async || rig.metric("lockstep_tables_different").await == 1.0).await;
 
     let (code, out, _) = rig.verb(&["sync", "--dry-run", "--json"]).await;
     let answer: Value = serde_json::from_str(&out).unwrap();

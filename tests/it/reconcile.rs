@@ -100,8 +100,9 @@ async fn exactly_what_was_damaged_is_named_and_repaired_beside_traffic_and_nothi
             bytes * 1_000_000 / report.rows
         );
         assert_eq!((&report.verdict, report.rows, report.keys.len()), (&Verdict::Equal, rows, 0), "{report:?}");
-        // A look, and one request for ten parts of 5,000 to 20,000 rows, or for 2,048 blocks.
-        assert!(report.requests <= 4 + rows / 50_000, "{report:?}");
+        // A look, and one request for ten parts of 5,000 to 20,000 rows, or for 2,048 blocks; on a busy machine the parts
+        // are smaller, since a request is meant to take a second.
+        assert!(report.requests <= 4 + rows / 10_000, "{report:?}");
         assert!(bytes < 5_000 + rows / 20, "{report:?}");
     }
 
