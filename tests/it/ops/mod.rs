@@ -10,7 +10,7 @@ mod service;
 
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{Mishap, PairOptions, Temp};
+use lockstep::lab::{Mishap, PairOptions, Port, Temp};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::process::Child;
@@ -85,9 +85,8 @@ async fn demo(temp: &Temp) -> (Child, String) {
 }
 
 /// A service whose source takes connections and says nothing: nobody knows where it stands.
-async fn deaf(temp: &Temp) -> (Child, TcpListener, String) {
+async fn deaf(temp: &Temp, port: &Port) -> (Child, TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = lockstep::lab::Port::free().unwrap();
     let address = format!("127.0.0.1:{}", port.number());
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
     let source = format!("postgres://u:p@127.0.0.1:{}/db?connect_timeout=20", listener.local_addr().unwrap().port());
@@ -108,10 +107,12 @@ fn signal(rig: &Rig, signal: rustix::process::Signal) {
 async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_the_demo() {
     let began = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
     let temp = Temp::new("ops").unwrap();
-    let (_deaf, _listener, deaf) = deaf(&temp).await;
+    // Taken before the rig chooses one, and kept: it does not keep its own.
+    let (ours, theirs) = (Port::free().unwrap(), Port::free().unwrap());
+    let (_deaf, _listener, deaf) = deaf(&temp, &theirs).await;
     let ((_demo, demo), mut rig) = tokio::join!(demo(&temp), rig());
     let faults = format!("127.0.0.1:{}", rig.http);
-    let mut prometheus = Prometheus::start(&[("demo", demo), ("faults", faults), ("deaf", deaf)]).await;
+    let mut prometheus = Prometheus::start(ours, &[("demo", demo), ("faults", faults), ("deaf", deaf)]).await;
     rig.start();
     rig.settled().await;
     let _traffic = traffic(&rig);

@@ -60,10 +60,10 @@ const SLOW: (&str, &str) = ("[5s]))) > 5", "[5s]))) > 2");
 
 impl Prometheus {
     /// Scrapes these addresses under these names.
-    pub async fn start(targets: &[(&str, String)]) -> Self {
+    pub async fn start(port: Port, targets: &[(&str, String)]) -> Self {
         let program = program();
         assert!(program.exists(), "{} is missing: `make prometheus` gets it", program.display());
-        let (dir, port) = (Temp::new("prometheus").unwrap(), Port::free().unwrap());
+        let dir = Temp::new("prometheus").unwrap();
         let mut rules = std::fs::read_to_string(root().join("grafana/alerts/lockstep.rules.yml")).unwrap();
         for (from, to) in HURRY.into_iter().chain([SLOW]) {
             assert!(rules.contains(from), "the rules hold no `{from}` any more: follow them here");
