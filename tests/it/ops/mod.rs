@@ -131,7 +131,7 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     prometheus.fires("faults", &small).await;
     rig.pair.supabase.gateway.faults().clear();
 
-    the_target_goes_away(&rig).await;
+    let writing = the_target_goes_away(&rig).await;
     let away = [
         "LockstepNotConnected",
         "LockstepLagging",
@@ -143,6 +143,7 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
         "LockstepScheduleMissed",
     ];
     prometheus.fires("faults", &away).await;
+    writing.abort();
     rig.pair.supabase.gateway.faults().up().await;
 
     let key = rig.pair.supabase.secret_key().to_owned();
@@ -196,7 +197,7 @@ async fn few_things_go_wrong(rig: &mut Rig) {
 }
 
 /// While no run is half done: one that is would only be late.
-async fn the_target_goes_away(rig: &Rig) {
+async fn the_target_goes_away(rig: &Rig) -> tokio::task::JoinHandle<()> {
     let faults = rig.pair.supabase.gateway.faults();
     loop {
         until("no run is at work", async || rig.metric("lockstep_reconcile_running").await == 0.0).await;
@@ -212,14 +213,18 @@ async fn the_target_goes_away(rig: &Rig) {
         }
         faults.up().await;
     }
-    // More WAL than the alert wants, and more in a few seconds than the limit bears for long.
-    let wal = "create table if not exists heap as select repeat('x', 1000) from generate_series(1, 1000);
-               insert into heap select repeat('y', 1000) from generate_series(1, 12000)";
-    rig.pair.source.execute("alter publication lockstep set (publish_via_partition_root = true)").await.ok();
-    for _ in 0..2 {
-        rig.pair.source.execute(wal).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(3)).await; // between two looks at the source
-    }
+    // More WAL than the alerts want, and not more than the limit bears while they are waited for.
+    let url = rig.pair.source.url("postgres");
+    tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let wal = "create table if not exists heap (v text); insert into heap select repeat('y', 1000) \
+                   from generate_series(1, 1500)";
+        for _ in 0..30 {
+            client.batch_execute(wal).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
 }
 
 async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
