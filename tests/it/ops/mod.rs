@@ -231,7 +231,7 @@ async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
     until("it goes on", async || rig.metric("lockstep_connected{side=\"target\"}").await == 1.0).await;
     for start in 0..4 {
         rig.kill9().await;
-        if start == 1 {
+        if start == 3 {
             let gone = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active";
             until("the slot is gone", async || {
                 let _ = rig.pair.source.execute(gone).await;
