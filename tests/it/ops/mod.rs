@@ -10,7 +10,7 @@ mod service;
 
 use std::time::{Duration, Instant};
 
-use lockstep::lab::{Mishap, PairOptions, Temp};
+use lockstep::lab::{Mishap, PairOptions, Port, Temp};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::process::Child;
@@ -85,9 +85,8 @@ async fn demo(temp: &Temp) -> (Child, String) {
 }
 
 /// A service whose source takes connections and says nothing: nobody knows where it stands.
-async fn deaf(temp: &Temp) -> (Child, TcpListener, String) {
+async fn deaf(temp: &Temp, port: &Port) -> (Child, TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = lockstep::lab::Port::free().unwrap();
     let address = format!("127.0.0.1:{}", port.number());
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
     let source = format!("postgres://u:p@127.0.0.1:{}/db?connect_timeout=20", listener.local_addr().unwrap().port());
@@ -108,13 +107,17 @@ fn signal(rig: &Rig, signal: rustix::process::Signal) {
 async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_the_demo() {
     let began = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
     let temp = Temp::new("ops").unwrap();
-    let (_deaf, _listener, deaf) = deaf(&temp).await;
+    // Taken before the rig chooses one, and kept: it does not keep its own.
+    let (ours, theirs) = (Port::free().unwrap(), Port::free().unwrap());
+    let (_deaf, _listener, deaf) = deaf(&temp, &theirs).await;
     let ((_demo, demo), mut rig) = tokio::join!(demo(&temp), rig());
     let faults = format!("127.0.0.1:{}", rig.http);
-    let mut prometheus = Prometheus::start(&[("demo", demo), ("faults", faults), ("deaf", deaf)]).await;
+    let mut prometheus = Prometheus::start(ours, &[("demo", demo), ("faults", faults), ("deaf", deaf)]).await;
     rig.start();
     rig.settled().await;
     let _traffic = traffic(&rig);
+    // It looks for the first time some seconds after its start: an increase needs a value to rise from.
+    until("Prometheus sees all three", async || prometheus.now("lockstep_up").await.len() == 3).await;
 
     few_things_go_wrong(&mut rig).await;
     let small = [
@@ -128,7 +131,7 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     prometheus.fires("faults", &small).await;
     rig.pair.supabase.gateway.faults().clear();
 
-    the_target_goes_away(&rig).await;
+    let writing = the_target_goes_away(&rig).await;
     let away = [
         "LockstepNotConnected",
         "LockstepLagging",
@@ -140,6 +143,7 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
         "LockstepScheduleMissed",
     ];
     prometheus.fires("faults", &away).await;
+    writing.abort();
     rig.pair.supabase.gateway.faults().up().await;
 
     let key = rig.pair.supabase.secret_key().to_owned();
@@ -193,7 +197,7 @@ async fn few_things_go_wrong(rig: &mut Rig) {
 }
 
 /// While no run is half done: one that is would only be late.
-async fn the_target_goes_away(rig: &Rig) {
+async fn the_target_goes_away(rig: &Rig) -> tokio::task::JoinHandle<()> {
     let faults = rig.pair.supabase.gateway.faults();
     loop {
         until("no run is at work", async || rig.metric("lockstep_reconcile_running").await == 0.0).await;
@@ -209,21 +213,25 @@ async fn the_target_goes_away(rig: &Rig) {
         }
         faults.up().await;
     }
-    // More WAL than the alert wants, and more in a few seconds than the limit bears for long.
-    let wal = "create table if not exists heap as select repeat('x', 1000) from generate_series(1, 1000);
-               insert into heap select repeat('y', 1000) from generate_series(1, 12000)";
-    rig.pair.source.execute("alter publication lockstep set (publish_via_partition_root = true)").await.ok();
-    for _ in 0..2 {
-        rig.pair.source.execute(wal).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(3)).await; // between two looks at the source
-    }
+    // More WAL than the alerts want, and not more than the limit bears while they are waited for.
+    let url = rig.pair.source.url("postgres");
+    tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let wal = "create table if not exists heap (v text); insert into heap select repeat('y', 1000) \
+                   from generate_series(1, 1500)";
+        for _ in 0..30 {
+            client.batch_execute(wal).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
 }
 
 async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
     until("it goes on", async || rig.metric("lockstep_connected{side=\"target\"}").await == 1.0).await;
     for start in 0..4 {
         rig.kill9().await;
-        if start == 1 {
+        if start == 3 {
             let gone = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active";
             until("the slot is gone", async || {
                 let _ = rig.pair.source.execute(gone).await;
