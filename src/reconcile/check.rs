@@ -62,7 +62,7 @@ pub async fn check(tools: &Tools<'_>, table: &Table, teller: &Teller<'_>) -> Tab
         }
     };
     let reached = inlet.map(Inlet::reached);
-    let target = Target::new(settings, client, table, reached);
+    let target = Target::new(settings, client, table, reached, heals);
     let inlet = inlet.filter(|_| repair);
     let mut check =
         Check { settings, table, source, target, inlet, heals, report, found: Vec::new(), left: 0, teller, begun };

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::check::{Teller, Tools, check};
 use super::read::{Reader, relation};
-use super::{Inlet, Record, Settings, order, session, wait};
+use super::{Inlet, Reading, Record, Settings, order, session, wait};
 use crate::pg::{self, Client};
 use crate::types::{CopyMark, Fault, Merged, Range, Table, Verdict};
 
@@ -47,11 +47,13 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, record: &Record, inlet
     let client = session(settings).await?;
     wait::until_the_running_ended(&client).await?;
     let tables = order::parents_first(&client, tables).await?;
-    for Copy { table, mark, in_doubt } in tables {
+    for Copy { table, mut mark, in_doubt } in tables {
         if in_doubt {
             record.begin(&client, &table.name).await;
-            compare(settings, &client, inlet, &table, mark, record).await?;
-            continue;
+            if compare(settings, &client, inlet, &table, mark.clone(), record).await? {
+                continue;
+            }
+            mark = CopyMark { done: false, rows: 0, cursor: Vec::new(), ..mark };
         }
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
         let name = table.name.clone();
@@ -61,7 +63,7 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, record: &Record, inlet
     Ok(())
 }
 
-/// Makes the target what the source is by comparison, and ends the copy with it.
+/// Makes the target what the source is by comparison, and ends the copy with it. False if the table must be copied over.
 async fn compare(
     settings: &Settings,
     client: &Client,
@@ -69,7 +71,7 @@ async fn compare(
     table: &Table,
     mark: CopyMark,
     record: &Record,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     info!(table = %table.name, estimated = table.estimated_rows, "comparing what the target holds already");
     let tools = Tools { settings, client, inlet: Some(inlet), repair: true, heals: true };
     let progress = watch::Sender::new(None);
@@ -78,6 +80,12 @@ async fn compare(
     record.end(client, &report).await;
     let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
     match report.verdict {
+        // A row of the stream may wait for this very table, and the checkpoint with it. What only the target has stays
+        // then, until the next comparison.
+        Verdict::Unknown { why } if matches!(settings.reading, Reading::Rows { .. }) => {
+            info!(table = %table.name, cause = %why, "it cannot be compared now; all of it is copied over");
+            return Ok(false);
+        }
         Verdict::Unknown { why } => return Err(Fault::retry(format!("{}: {why}", table.name))),
         Verdict::Different if !settings.keep_surplus => {
             let example = report.keys.first().map(|difference| difference.key.join(", ")).unwrap_or_default();
@@ -99,7 +107,7 @@ async fn compare(
         let range = Range { id: low, builds_on: None, relation, gone, rows, snapshot, mark, reply };
         inlet.high(client, range).await?;
         match merged.await {
-            Ok(Merged::Yes { .. }) => return Ok(()),
+            Ok(Merged::Yes { .. }) => return Ok(true),
             Ok(Merged::ReadAgain) => tokio::time::sleep(PAUSE).await,
             Err(_) => return Err(Fault::retry("the route ended during the copy")),
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Attempts, Cost, Look, Patience, Trouble, told};
+use super::{Attempts, Cost, Look, Patience, STANDS_STILL, Trouble, told};
 use crate::reconcile::part::{Bounds, Digest, Key};
 use crate::reconcile::prove::Seen;
 use crate::rest::{self, Body};
@@ -96,7 +96,7 @@ impl<'a> Functions<'a> {
     async fn ask<T: for<'de> Deserialize<'de>>(&mut self, at: Option<Lsn>, mut request: Value) -> Result<T, Trouble> {
         if let Some(at) = at {
             if let Some(reached) = &mut self.reached {
-                told(reached, Position::at(at)).await?;
+                told(reached, Position::at(at), STANDS_STILL).await?;
             }
             request["at"] = json!([at.0, 0]);
         }

@@ -61,6 +61,9 @@ pub struct Cost {
 
 /// The target has stood still for so long that nothing can be said about it.
 const STANDS_STILL: Duration = Duration::from_secs(60);
+/// Plain requests hold back a row that refers to one whose copy has not come yet, and the checkpoint with it: who makes
+/// copies gives up that much sooner, and copies.
+const HELD_BACK: Duration = Duration::from_secs(10);
 /// Between two questions whether it is there, at first and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// How often a request that failed by what passes is made, some 30 s in all. Then the comparison fails, not the route.
@@ -68,16 +71,20 @@ const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 impl<'a> Target<'a> {
-    /// `reached` tells how far the target is, where the stream runs in this process.
+    /// `reached` tells how far the target is, where the stream runs in this process; `copies` that others may wait for it.
     pub fn new(
         settings: &'a Settings,
         source: &'a Client,
         table: &'a Table,
         reached: Option<watch::Receiver<Position>>,
+        copies: bool,
     ) -> Self {
+        let patience = if copies { HELD_BACK } else { STANDS_STILL };
         match &settings.reading {
             Reading::Digests => Self::Functions(Functions::new(&settings.target, &settings.route, table, reached)),
-            Reading::Rows { slot } => Self::Pages(Box::new(Pages::new(settings, source, slot, table, reached))),
+            Reading::Rows { slot } => {
+                Self::Pages(Box::new(Pages::new(settings, source, slot, table, reached, patience)))
+            }
         }
     }
 
@@ -177,16 +184,16 @@ impl<'a> Target<'a> {
 }
 
 /// Waits for the checkpoint where it is told in this process, without asking anybody.
-async fn told(reached: &mut watch::Receiver<Position>, at: Position) -> Result<(), Fault> {
+async fn told(reached: &mut watch::Receiver<Position>, at: Position, patience: Duration) -> Result<(), Fault> {
     loop {
         let now = *reached.borrow_and_update();
         if now >= at {
             return Ok(());
         }
-        match timeout(STANDS_STILL, reached.changed()).await {
+        match timeout(patience, reached.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Fault::retry("the route ended")),
-            Err(_) => return Err(stands_still(now)),
+            Err(_) => return Err(stands_still(now, patience)),
         }
     }
 }
@@ -209,7 +216,7 @@ impl Patience {
             (self.before, self.moved) = (now, Instant::now());
         }
         if self.moved.elapsed() > STANDS_STILL {
-            return Err(stands_still(now));
+            return Err(stands_still(now, STANDS_STILL));
         }
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(ASK_AGAIN.1);
@@ -257,7 +264,7 @@ fn takes_too_long(failure: &Failure) -> bool {
     failure.class == Class::TooLarge || failure.code.as_deref() == Some("57014")
 }
 
-fn stands_still(at: Position) -> Fault {
-    let seconds = STANDS_STILL.as_secs();
+fn stands_still(at: Position, patience: Duration) -> Fault {
+    let seconds = patience.as_secs();
     Fault::retry(format!("the target's checkpoint has stood at {at} for {seconds} s, so it cannot be compared"))
 }

@@ -5,6 +5,7 @@
 //! the source has been so, and what is not is only suspected, and proved row by row.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ pub struct Pages<'a> {
     slot: &'a str,
     table: &'a Table,
     reached: Option<watch::Receiver<Position>>,
+    /// How long the checkpoint may stand still.
+    patience: Duration,
     /// What is asked of each row: without its version, and with it.
     select: (String, String),
     order: String,
@@ -66,6 +69,7 @@ impl<'a> Pages<'a> {
         slot: &'a str,
         table: &'a Table,
         reached: Option<watch::Receiver<Position>>,
+        patience: Duration,
     ) -> Self {
         let place = |name: &String| table.columns.iter().position(|column| &column.name == name);
         let names: Vec<String> = table.key.iter().map(|name| quoted(name)).collect();
@@ -75,6 +79,7 @@ impl<'a> Pages<'a> {
             slot,
             table,
             reached,
+            patience,
             select: Default::default(),
             order: encoded(&names.join(",")),
             key: table.key.iter().filter_map(place).collect(),
@@ -166,7 +171,7 @@ impl<'a> Pages<'a> {
     pub async fn wait(&mut self, at: Lsn) -> Result<(), Trouble> {
         let at = Position::at(at);
         if let Some(reached) = &mut self.reached {
-            return Ok(told(reached, at).await?);
+            return Ok(told(reached, at, self.patience).await?);
         }
         let mut patience = Patience::new();
         loop {
