@@ -36,6 +36,8 @@ async fn verify_and_sync_say_what_differs_repair_it_and_leave_a_history() {
     rig.env.clear(); // with the table of sync states
     assert_eq!(rig.terminate().await, Some(0));
     rig.start();
+    // Before that a verb would do without the service, and without its history.
+    until("the service answers", async || rig.status().await.is_some_and(|it| it["state"] == "streaming")).await;
     let (code, out, err) = rig.verb(&["verify"]).await;
     assert_eq!(code, Some(0), "{out}{err}\n{}", rig.tail());
     assert!(out.contains("public.agents  equal") && out.contains("500"), "{out}");
