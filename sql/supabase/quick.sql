@@ -57,8 +57,9 @@ begin
       select c.oid, c.relkind, c.relhastriggers, c.relhasrules, c.relhassubclass from pg_class c
       where c.relnamespace = to_regnamespace(quote_ident(p->>'schema')) and c.relname = p->>'table'
       offset 0) c on true,
-    -- What a statement names comes from the table's columns; that a server restarted may mean that it is another one.
-    lateral (select md5(concat(c.oid, p->>'op', p->'columns', p->'key')) as id,
+    -- What a statement names comes from the table's name and columns: two tables may change places. That a server restarted
+    -- may mean that it is another one.
+    lateral (select md5(concat(c.oid, p->>'op', p->'schema', p->'table', p->'columns', p->'key')) as id,
       concat(pg_postmaster_start_time(), c.relkind, string_agg(a.xmin || ' ' || a.atttypid::regtype, ',')) as token
       from pg_attribute a where a.attrelid = c.oid and a.attnum > 0) k,
     coalesce(nullif(current_setting('role', true), 'none'), session_user) who

@@ -116,7 +116,7 @@ struct Round {
     /// Every workflow, or why it cannot run.
     known: HashMap<String, Known>,
     read_at: Option<Instant>,
-    forgot_at: Instant,
+    forgot_at: Option<Instant>,
     open: runs::Open,
     /// By workflow: deliveries that are on their way.
     busy: HashMap<String, usize>,
@@ -144,7 +144,7 @@ impl Round {
             table,
             known,
             read_at: None,
-            forgot_at: now,
+            forgot_at: None,
             open,
             busy,
             on_their_way,
@@ -207,13 +207,13 @@ impl Round {
         metrics.workflow_waiting.set(self.open.waiting);
         metrics.workflow_dead.set(self.open.dead);
         metrics.workflow_oldest_seconds.set(self.open.oldest);
-        if self.forgot_at.elapsed() >= FORGET {
+        if self.forgot_at.is_none_or(|at| at.elapsed() >= FORGET) {
             // A bounded bite at a time.
             let keep = i64::try_from(self.settings.keep.as_secs()).unwrap_or(i64::MAX);
             let forgotten = runs::forget(&self.client, keep).await?;
             debug!(runs = forgotten, "old runs were forgotten");
             if forgotten < 5000 {
-                self.forgot_at = Instant::now();
+                self.forgot_at = Some(Instant::now());
             }
         }
         self.read_at = Some(Instant::now());

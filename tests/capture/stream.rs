@@ -154,7 +154,7 @@ async fn the_source_can_shut_down_while_we_are_connected() {
     // The target is away: nobody moves the checkpoint any more.
     let took = tokio::task::spawn_blocking(move || (cluster.stop(), cluster));
     let (took, mut cluster) = took.await.unwrap();
-    assert!(took < Duration::from_secs(5), "the server waited {took:?} for us");
+    assert!(took < Duration::from_secs(30), "the server waited {took:?} for us");
     let ended = route.task.await.unwrap();
     assert!(matches!(ended, Err(Fault::Retry { .. })), "{ended:?}");
     // And nothing is lost on the other side of the restart.

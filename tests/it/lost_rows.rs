@@ -1,8 +1,6 @@
 //! Rows that the target has not, or holds otherwise than the stream can know: by a hand in Supabase, or because their table
 //! was set aside meanwhile. A change that brings a part of such a row is completed from the source.
 
-use std::time::{Duration, Instant};
-
 use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
 
 use super::rig::{Rig, public, until};
@@ -37,7 +35,6 @@ async fn many_are_completed(strict: bool) {
     let gone = "delete from item where id % 2 = 0; delete from other";
     rig.pair.supabase.execute(gone).await.unwrap();
     let asked = rig.pair.supabase.faults().counts().requests;
-    let begun = Instant::now();
     // Some of them change again, get another key, or are gone by the time that they are looked for.
     source(
         &rig,
@@ -47,13 +44,11 @@ async fn many_are_completed(strict: bool) {
     )
     .await;
     rig.settled().await;
-    let (took, asked) = (begun.elapsed(), rig.pair.supabase.faults().counts().requests - asked);
-    println!("{took:?}, {asked} requests");
+    let asked = rig.pair.supabase.faults().counts().requests - asked;
     rig.assert_equal(&public(&["item", "other"])).await;
     // A thousand rows are told at once, and the rest of the batch is written set by set.
     assert!(asked < 60, "{asked} requests for 3,100 rows");
     assert_eq!(rig.metric("lockstep_replays_total").await, 0.0, "{}", rig.tail());
-    assert!(took < Duration::from_secs(30), "{took:?}");
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
 

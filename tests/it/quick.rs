@@ -101,3 +101,23 @@ async fn what_is_not_ordinary_is_judged_by_the_other_way() {
     rig.assert_equal(&public(&NAMES)).await;
     assert_eq!(rig.pair.supabase.cluster.value("select count(*)::text from lockstep.parked").await.unwrap(), "0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_two_tables_of_the_target_change_places_each_row_goes_where_its_name_says() {
+    let twins =
+        "create table left_one (id int primary key, v text); create table right_one (id int primary key, v text)";
+    let mut rig = Rig::with(PairOptions::default(), twins).await;
+    rig.start();
+    rig.settled().await;
+    each(&mut rig, &["insert into left_one values (1, 'left')", "insert into right_one values (1, 'right')"]).await;
+    assert_eq!(kept(&rig).await, 2, "{}", rig.tail());
+    // As whoever exchanges a table for one that was built beside it.
+    let exchange = "alter table left_one rename to aside; alter table right_one rename to left_one;
+        alter table aside rename to right_one";
+    rig.pair.supabase.execute(exchange).await.unwrap();
+    each(&mut rig, &["insert into left_one values (2, 'left')"]).await;
+    for (table, rows) in [("left_one", "right left"), ("right_one", "left")] {
+        let sql = format!("select string_agg(v, ' ' order by id) from {table}");
+        assert_eq!(rig.pair.supabase.cluster.value(&sql).await.unwrap(), rows, "{table}\n{}", rig.tail());
+    }
+}

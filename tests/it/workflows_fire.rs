@@ -2,6 +2,7 @@
 //! key is kept, and all tries of a run carry one id.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use lockstep::lab::Seeded;
 use serde_json::Value;
@@ -171,7 +172,7 @@ async fn while_runs_cannot_be_recorded_the_stream_waits_and_nothing_is_lost() {
         .await
         .unwrap();
     // Longer than a lock is waited for, so that it is tried again.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     until("it says so in the log", async || {
         std::fs::read_to_string(rig.log()).unwrap().contains("cannot be recorded") && begun.elapsed().as_secs() > 6
     })
@@ -229,7 +230,9 @@ async fn with_a_long_history_lists_stay_quick_and_what_is_old_is_forgotten() {
     let (_, list) = ask(&rig, "GET", "/api/workflows", None).await;
     let rare = list["workflows"].as_array().unwrap().iter().find(|one| one["workflow_name"] == "Born").unwrap();
     let id = rare["id"].as_str().unwrap().to_owned();
-    let mut slowest = std::time::Duration::ZERO;
+    let begun = Instant::now();
+    rig.pair.source.value("select count(distinct (id, state, key)) from lockstep.workflow_run").await.unwrap();
+    let whole = begun.elapsed();
     for path in [
         "/api/workflows".to_owned(),
         "/api/workflow-runs".to_owned(),
@@ -238,12 +241,11 @@ async fn with_a_long_history_lists_stay_quick_and_what_is_old_is_forgotten() {
         format!("/api/workflow-runs?workflow={id}"),
         format!("/api/workflow-runs?workflow={id}&state=dead"),
     ] {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         assert_eq!(ask(&rig, "GET", &path, None).await.0, 200, "{path}");
-        println!("{path}: {:?}", begun.elapsed());
-        slowest = slowest.max(begun.elapsed());
+        println!("{path}: {:?}, all runs: {whole:?}", begun.elapsed());
+        assert!(begun.elapsed() < whole, "{path} takes {:?}, reading every run {whole:?}", begun.elapsed());
     }
-    assert!(slowest.as_millis() < 1000, "{slowest:?}");
     // Page by page, each run once.
     let mut seen = std::collections::BTreeSet::new();
     let mut next = String::new();
@@ -255,6 +257,9 @@ async fn with_a_long_history_lists_stay_quick_and_what_is_old_is_forgotten() {
     assert_eq!(seen.len(), 500);
     rig.pair.source.execute("insert into events values (1, 0)").await.unwrap();
     until("a new one is delivered at once", async || receiver.hits().len() == 1).await;
+    // It looks for old ones once a minute, and when it begins anew.
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'lockstep courier'";
+    rig.pair.source.value(cut).await.unwrap();
     until("the oldest are forgotten", async || {
         let sql = "select exists (select from lockstep.workflow_run where finished_at < now() - interval '31 days')";
         rig.pair.source.value(sql).await.unwrap() == "f"
