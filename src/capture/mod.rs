@@ -9,6 +9,7 @@ mod differential_tests;
 #[cfg(test)]
 mod encode;
 pub mod feedback;
+pub mod journal;
 pub mod pgoutput;
 mod read;
 pub mod slot;

@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod install;
+pub mod journal;
 pub mod parked;
 pub mod progress;
 pub mod runs;

@@ -3,8 +3,11 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::{Host, Url};
@@ -30,18 +33,31 @@ const SESSION: &str = "set row_security = off; set statement_timeout = 0; set id
 
 /// Connects, and drives the connection on a task that ends with the client.
 pub async fn connect(url: &Url, application: &str) -> Result<Client, Fault> {
+    listen(url, application, Arc::default()).await
+}
+
+/// The same; the bell rings for each notification that comes to this session.
+pub async fn listen(url: &Url, application: &str, bell: Arc<Notify>) -> Result<Client, Fault> {
     let mut config = url.driver_config(application);
     config.keepalives_idle(Duration::from_secs(30)); // a dead server is noticed in minutes, not in the OS's two hours
     let tls = MakeRustlsConnect::new(tls::config(url)?);
     // The driver bounds only the TCP connect; a server that accepts and then says nothing must not hold us either.
-    let (client, connection) = tokio::time::timeout(url.connect_timeout * 2, config.connect(tls))
+    let (client, mut connection) = tokio::time::timeout(url.connect_timeout * 2, config.connect(tls))
         .await
         .map_err(|_| Fault::retry(format!("{} did not answer in time", url.address())))?
         .map_err(|error| connect_fault(url, &error))?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            // Whoever waits for an answer gets its own error; this is for the log only.
-            tracing::debug!(cause = %describe(&error), "a Postgres connection ended");
+        loop {
+            match std::future::poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notification(_))) => bell.notify_one(),
+                Some(Ok(_)) => {}
+                // Whoever waits for an answer gets its own error; this is for the log only.
+                Some(Err(error)) => {
+                    tracing::debug!(cause = %describe(&error), "a Postgres connection ended");
+                    return;
+                }
+                None => return,
+            }
         }
     });
     let pins: String = PINNED.iter().map(|(name, value)| format!("set {name} = '{value}'; ")).collect();

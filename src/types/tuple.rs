@@ -133,6 +133,13 @@ impl TupleBuilder {
         Self { columns: 0, bytes }
     }
 
+    /// A row of one value.
+    pub fn of(cell: Cell<'_>) -> Tuple {
+        let mut row = Self::new();
+        row.push(cell);
+        row.finish()
+    }
+
     pub fn push(&mut self, cell: Cell<'_>) {
         self.columns += 1;
         match cell {

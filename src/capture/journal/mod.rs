@@ -1,0 +1,106 @@
+//! Reads committed changes from the journal that triggers write, where the source gives no slot.
+//!
+//! The truth is the table `lockstep.journal`; a notification is only a bell, and a poll finds what rang for nobody. The
+//! order is that of the WAL: a transaction stands where its last statement stands (sql/source/journal.sql says why that
+//! is right). What is read lies before a *horizon*: an end of the WAL of which it is known that every transaction that
+//! stands before it has ended. So nothing can appear behind the reader, a position says it all, and it lies on the same
+//! line as the positions of a slot.
+
+pub mod assemble;
+mod prune;
+mod read;
+pub mod record;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::Progress;
+use crate::pg::{self, Client, client};
+use crate::types::{Fault, Lsn, Position, Sender, Transaction};
+
+/// How to read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub url: pg::Url,
+    /// One reader at a time holds the lock of this name.
+    pub name: String,
+    /// The longest that a change waits whose bell was lost.
+    pub poll: Duration,
+    /// WAL without anything for us moves the checkpoint this often.
+    pub mark_interval: Duration,
+    /// A transaction larger than this travels in parts, and is no longer applied atomically.
+    pub part_bytes: usize,
+    /// Statements on tables that were altered meanwhile, of which somebody knows already.
+    pub known_lost: HashSet<Lsn>,
+}
+
+impl Settings {
+    pub fn new(url: pg::Url) -> Self {
+        Self {
+            url,
+            name: "lockstep".into(),
+            poll: Duration::from_secs(1), // one small query; less than what people call late
+            mark_interval: Duration::from_secs(10),
+            part_bytes: 4 << 20,
+            known_lost: HashSet::new(),
+        }
+    }
+}
+
+/// The reader's windows on the other parts.
+pub struct Watches {
+    pub checkpoint: watch::Receiver<Position>,
+    pub stop: watch::Receiver<bool>,
+    pub progress: watch::Sender<Progress>,
+    /// Which transaction holds the reader up, while one does.
+    pub held_up: watch::Sender<Option<String>>,
+}
+
+const LOCK: &str = "select pg_try_advisory_lock(hashtext('lockstep journal'), hashtext($1))";
+const HOLDER: &str = "select pid::text from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
+     and classid = hashtext('lockstep journal')::oid and objid = hashtext($1)::oid";
+/// The plans must read by the index however small the tables look; and a flush is the local disk's.
+const SESSION: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
+     set enable_mergejoin = off; set jit = off; set synchronous_commit = local; listen lockstep_journal";
+
+/// Reads from `resume` into `out` until `stop` turns true; then drops `out`, and goes on forgetting what is confirmed
+/// until the sender of `checkpoint` is gone. An error ends it at once.
+pub async fn run(
+    settings: &Settings,
+    resume: Position,
+    out: Sender<Transaction>,
+    watches: Watches,
+) -> Result<(), Fault> {
+    let bell = Arc::new(Notify::new());
+    let client = client::listen(&settings.url, "lockstep", bell.clone()).await?;
+    alone(&client, &settings.name).await?;
+    client.batch_execute(SESSION).await.map_err(|error| client::fault(&error))?;
+    tracing::info!(from = %resume, "capture reads the journal");
+    let pruning = prune::run(&settings.url, watches.checkpoint.clone());
+    let reading = read::Reader::new(settings, &client, bell, resume, watches).run(out);
+    tokio::try_join!(reading, pruning)?;
+    tracing::info!("capture ends");
+    Ok(())
+}
+
+/// A predecessor that was killed holds its lock until its connection is seen to be gone.
+const HELD: Duration = Duration::from_secs(15);
+
+/// Two readers would confirm in each other's name.
+async fn alone(client: &Client, name: &str) -> Result<(), Fault> {
+    let fault = |error: tokio_postgres::Error| client::fault(&error);
+    let until = tokio::time::Instant::now() + HELD;
+    while !client.query_one(LOCK, &[&name]).await.map_err(fault)?.get::<_, bool>(0) {
+        if tokio::time::Instant::now() > until {
+            let holder = client.query_opt(HOLDER, &[&name]).await.map_err(fault)?;
+            let pid = holder.map_or_else(|| "…".to_owned(), |row| row.get(0));
+            let fix = format!("stop what reads it: {}; or use another one: LOCKSTEP_SLOT", crate::remedy::terminate(&pid));
+            return Err(Fault::stop(format!("the journal {name} is read by another Lockstep (pid {pid})"), fix));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,407 @@
+//! The one task that reads the journal: up to a horizon, whole transactions in their order, a bounded piece at a time.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::assemble::{Known, Open, Row, end_of, vanished};
+use super::{Settings, Watches};
+use crate::capture::Progress;
+use crate::pg::{Client, client};
+use crate::types::{Closed, Fault, Lsn, Position, Relation, RelationColumn, Sender, TableName, Transaction};
+
+const LOOK: &str = "select pg_current_wal_insert_lsn()::text, \
+     exists (select from lockstep.journal where n = 0 and lsn > $1::text::pg_lsn), \
+     (extract(epoch from clock_timestamp()) * 1000000)::int8";
+const FENCE: &str = "select upto::text, xid::text, passed, flushed, clock from lockstep.journal_fence()";
+const PASSED: &str = "select passed, flushed, clock from lockstep.journal_passed($1::text::xid8)";
+/// A commit that waits for the local disk: whatever committed before is there, too.
+const FLUSH: &str = "select pg_logical_emit_message(true, 'lockstep.journal', '')::text";
+const WINDOW: &str = "select cut::text, ends::text[], xids, at \
+     from lockstep.journal_window($1::text::pg_lsn, $2::text::pg_lsn, $3)";
+const ROWS: &str = "select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
+     from unnest($1::text[]) with ordinality u (xid, place), lateral (\
+       select * from lockstep.journal j where j.xid = u.xid::xid8 \
+       and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
+                           case when u.place = 1 then $3::int8 else -1 end) \
+       order by j.lsn, j.n) j limit $4";
+const SHAPE: &str = "select relation, schema_name, table_name, columns, types, key \
+     from lockstep.journal_shape where id = $1";
+const HOLDER: &str = "select coalesce((select format('pid %s (%s), open since %s', pid, application_name, xact_start) \
+     from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() \
+     order by age(backend_xid) desc limit 1), \
+     (select format('prepared transaction %s', gid) from pg_prepared_xacts order by prepared limit 1), 'nobody that is seen')";
+
+/// Statements that one window looks at: some 100 kB.
+const STATEMENTS: i32 = 1000;
+/// Rows of one piece: at first, before their size is known, and at most; and about how many bytes it is to have.
+const FIRST_ROWS: i64 = 64;
+const MOST_ROWS: i64 = 8192;
+const PIECE: usize = 512 << 10;
+/// A horizon is looked for again after this long, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// What holds the reader up for so long is told, and again every so often.
+const STALLED: Duration = Duration::from_secs(2);
+const TELL: Duration = Duration::from_secs(60);
+
+pub(super) struct Reader<'a> {
+    settings: &'a Settings,
+    client: &'a Client,
+    bell: Arc<Notify>,
+    watches: Watches,
+    /// Every transaction that stands at or before is read.
+    behind: Lsn,
+    /// Of the transaction that stands first now, so many changes were applied before.
+    half: Option<Position>,
+    handed: Position,
+    /// The newest horizon.
+    upto: Lsn,
+    /// Where the WAL ended when there was nothing more to read.
+    quiet: Option<Lsn>,
+    mark_by: Instant,
+    shapes: HashMap<i32, Arc<Known>>,
+    seen: Progress,
+    limit: i64,
+}
+
+/// Why reading ended early.
+enum Cut {
+    Stop,
+    Fault(Fault),
+}
+
+impl From<Fault> for Cut {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+fn db(error: tokio_postgres::Error) -> Fault {
+    client::fault(&error)
+}
+
+fn lsn(text: &str) -> Result<Lsn, Fault> {
+    text.parse().map_err(Fault::retry)
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        client: &'a Client,
+        bell: Arc<Notify>,
+        resume: Position,
+        watches: Watches,
+    ) -> Self {
+        let behind = Lsn(resume.major.saturating_sub(1));
+        Self {
+            settings,
+            client,
+            bell,
+            watches,
+            behind,
+            half: (resume.minor > 0).then_some(resume),
+            handed: resume,
+            upto: behind,
+            quiet: None,
+            mark_by: Instant::now() + settings.mark_interval,
+            shapes: HashMap::new(),
+            seen: Progress::default(),
+            limit: FIRST_ROWS,
+        }
+    }
+
+    pub(super) async fn run(mut self, out: Sender<Transaction>) -> Result<(), Fault> {
+        match self.read_on(&out).await {
+            Err(Cut::Fault(fault)) => return Err(fault),
+            Ok(()) | Err(Cut::Stop) => {}
+        }
+        drop(out);
+        // What still becomes durable is the pruner's to forget.
+        while self.watches.checkpoint.changed().await.is_ok() {}
+        Ok(())
+    }
+
+    async fn read_on(&mut self, out: &Sender<Transaction>) -> Result<(), Cut> {
+        let mut rung = true;
+        loop {
+            if !self.is_quiet().await? || rung {
+                self.horizon().await?;
+                self.windows(out).await?;
+                self.quiet = Some(self.end_of_wal().await?);
+            }
+            self.mark(out).await?;
+            self.publish(true);
+            rung = self.wait().await?;
+        }
+    }
+
+    /// Whether nothing has happened since all was read. Also says that the source is alive.
+    async fn is_quiet(&mut self) -> Result<bool, Fault> {
+        let row = self.client.query_one(LOOK, &[&self.behind.to_string()]).await.map_err(db)?;
+        self.seen.sent_at = row.get(2);
+        Ok(self.quiet == Some(lsn(row.get(0))?) && !row.get::<_, bool>(1))
+    }
+
+    async fn end_of_wal(&self) -> Result<Lsn, Fault> {
+        let row = self.client.query_one(LOOK, &[&self.behind.to_string()]).await.map_err(db)?;
+        lsn(row.get(0))
+    }
+
+    /// Finds an end of the WAL before which nothing can appear any more, and which is on the source's disk: what a crash
+    /// could take back is not handed on.
+    async fn horizon(&mut self) -> Result<(), Cut> {
+        let row = self.client.query_one(FENCE, &[]).await.map_err(db)?;
+        let upto = lsn(row.get(0))?;
+        let (fence, mut passed, mut flushed): (String, bool, bool) = (row.get(1), row.get(2), row.get(3));
+        self.seen.sent_at = row.get(4);
+        let begun = Instant::now();
+        let (mut pause, mut told) = (AGAIN.0, None::<Instant>);
+        while !passed {
+            self.pause(pause).await?;
+            pause = (pause * 2).min(AGAIN.1);
+            let row = self.client.query_one(PASSED, &[&fence]).await.map_err(db)?;
+            (passed, flushed) = (row.get(0), row.get(1));
+            self.seen.sent_at = row.get(2);
+            if !passed && begun.elapsed() > STALLED {
+                self.seen.received = self.seen.received.max(upto);
+                self.publish(false);
+                if told.is_none_or(|at| at.elapsed() > TELL) {
+                    let holder: String = self.client.query_one(HOLDER, &[]).await.map_err(db)?.get(0);
+                    tracing::warn!(%holder, "an open transaction holds the journal up; end it, or let it end");
+                    self.watches.held_up.send_replace(Some(holder));
+                    told = Some(Instant::now());
+                }
+            }
+        }
+        if told.is_some() {
+            self.watches.held_up.send_replace(None);
+        }
+        if !flushed {
+            self.client.query_one(FLUSH, &[]).await.map_err(db)?;
+        }
+        self.upto = upto;
+        Ok(())
+    }
+
+    /// Hands on what stands before the horizon.
+    async fn windows(&mut self, out: &Sender<Transaction>) -> Result<(), Cut> {
+        while self.behind < self.upto {
+            let from = [self.behind.to_string(), self.upto.to_string()];
+            let row = self.client.query_one(WINDOW, &[&from[0], &from[1], &STATEMENTS]).await.map_err(db)?;
+            let cut = lsn(row.get(0))?;
+            let ends: Option<Vec<String>> = row.get(1);
+            let xids: Option<Vec<String>> = row.get(2);
+            let at: Option<Vec<Option<i64>>> = row.get(3);
+            let mut transactions = Vec::new();
+            let all = ends.unwrap_or_default().into_iter().zip(xids.unwrap_or_default()).zip(at.unwrap_or_default());
+            for ((end, xid), at) in all {
+                transactions.push(Found { commit: lsn(&end)?, xid, at: at.unwrap_or_default() });
+            }
+            self.seen.received = self.seen.received.max(cut);
+            self.transactions(&transactions, out).await?;
+            self.behind = cut;
+        }
+        self.seen.received = self.seen.received.max(self.upto);
+        Ok(())
+    }
+
+    async fn transactions(&mut self, all: &[Found], out: &Sender<Transaction>) -> Result<(), Cut> {
+        let (mut first, mut from, mut open) = (0, (Lsn(0), -1), None::<Open>);
+        while first < all.len() {
+            let xids: Vec<&str> = all[first..].iter().map(|one| one.xid.as_str()).collect();
+            let limit = self.limit;
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                [&xids, &from.0.to_string(), &from.1, &limit];
+            let rows = self.client.query(ROWS, &values).await.map_err(db)?;
+            let (mut place, mut bytes) = (first, 0);
+            for row in &rows {
+                let at = first + usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
+                let here = (lsn(row.get(1))?, row.get::<_, i64>(2));
+                if at < place || (at == place && here <= from) || at >= all.len() {
+                    return Err(Fault::retry("the source gave the journal out of its order").into());
+                }
+                while place < at {
+                    self.end(open.take(), &all[place], out).await?;
+                    place += 1;
+                }
+                from = here;
+                let (key, line): (Option<&str>, Option<&str>) = (row.get(5), row.get(6));
+                bytes += key.map_or(0, str::len) + line.map_or(0, str::len) + 64;
+                let Some(row) = self.row(row, here, key, line).await? else { continue };
+                if open.is_none() {
+                    open = Some(self.begin(&all[at])?);
+                }
+                if let Some(open) = &mut open {
+                    for part in open.take(row)? {
+                        self.hand_on(out, part).await?;
+                    }
+                }
+            }
+            let is_last = (rows.len() as i64) < limit;
+            self.fit(rows.len(), bytes);
+            first = place;
+            if is_last {
+                while first < all.len() {
+                    self.end(open.take(), &all[first], out).await?;
+                    first += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next piece has about as many rows as fit; at most fourfold, as one piece says little about the next.
+    fn fit(&mut self, rows: usize, bytes: usize) {
+        if let Some(average) = bytes.checked_div(rows) {
+            let fitting = i64::try_from(PIECE / average.max(1)).unwrap_or(MOST_ROWS);
+            self.limit = fitting.clamp(1, MOST_ROWS).min(self.limit * 4);
+        }
+    }
+
+    fn begin(&mut self, found: &Found) -> Result<Open, Fault> {
+        let skip = match self.half.take() {
+            None => 0,
+            Some(half) if half.major == found.commit.0 => half.minor,
+            Some(half) => return Err(vanished(half, found.commit)),
+        };
+        let xid = found.xid.parse().map_err(|_| Fault::retry(format!("`{}` is no transaction", found.xid)))?;
+        Ok(Open::new(xid, found.commit, found.at, skip, self.settings.part_bytes))
+    }
+
+    async fn end(&mut self, open: Option<Open>, found: &Found, out: &Sender<Transaction>) -> Result<(), Cut> {
+        let open = match open {
+            Some(open) => open,
+            None => self.begin(found)?,
+        };
+        for part in open.end()? {
+            self.hand_on(out, part).await?;
+        }
+        Ok(())
+    }
+
+    /// A row with what its text holds; nothing for a statement that somebody knows to be lost.
+    async fn row<'r>(
+        &mut self,
+        row: &tokio_postgres::Row,
+        (lsn, n): (Lsn, i64),
+        key: Option<&'r str>,
+        line: Option<&'r str>,
+    ) -> Result<Option<Row<'r>>, Fault> {
+        let op = row.get::<_, String>(3).bytes().next().unwrap_or_default();
+        let known = match row.get::<_, Option<i32>>(4) {
+            Some(shape) => Some(self.shape(shape).await?),
+            None => None,
+        };
+        if op == b'x' {
+            let name = known.map_or_else(String::new, |known| known.relation.name.to_string());
+            return match self.settings.known_lost.contains(&lsn) {
+                true => Ok(None),
+                false => Err(Fault::retry(format!("{name} was altered at the source; both sides are looked at again"))),
+            };
+        }
+        Ok(Some(Row { lsn, n, op, known, key, line }))
+    }
+
+    async fn shape(&mut self, id: i32) -> Result<Arc<Known>, Fault> {
+        if let Some(known) = self.shapes.get(&id) {
+            return Ok(known.clone());
+        }
+        let row = self.client.query_opt(SHAPE, &[&id]).await.map_err(db)?;
+        let row = row.ok_or_else(|| Fault::retry(format!("the journal does not know shape {id}")))?;
+        let (names, types, key): (Vec<String>, Vec<u32>, Vec<String>) = (row.get(3), row.get(4), row.get(5));
+        let place = |name: &String| names.iter().position(|column| column == name);
+        let places: Option<Vec<usize>> = key.iter().map(place).collect();
+        let columns = names.iter().zip(types).map(|(name, type_oid)| RelationColumn {
+            name: name.clone(),
+            key: key.contains(name),
+            type_oid,
+            type_modifier: -1,
+        });
+        let relation = Relation {
+            oid: row.get(0),
+            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            identity: b'd',
+            columns: columns.collect(),
+        };
+        let known = Known { relation: Arc::new(relation), key: places.unwrap_or_default() };
+        let known = Arc::new(known);
+        self.shapes.insert(id, known.clone());
+        Ok(known)
+    }
+
+    /// An empty transaction for WAL without anything for us, when it is time: the checkpoint stays near the source's end,
+    /// so that a source that was put back is noticed.
+    async fn mark(&mut self, out: &Sender<Transaction>) -> Result<(), Cut> {
+        let end = end_of(self.upto);
+        if Instant::now() < self.mark_by || end <= self.handed || self.half.is_some() || self.behind < self.upto {
+            return Ok(());
+        }
+        self.mark_by = Instant::now() + self.settings.mark_interval;
+        let mark =
+            Transaction { xid: 0, commit: self.upto, end, committed_at: 0, changes: Vec::new(), bytes: 0 };
+        self.hand_on(out, mark).await
+    }
+
+    async fn hand_on(&mut self, out: &Sender<Transaction>, transaction: Transaction) -> Result<(), Cut> {
+        let (bytes, end) = (transaction.bytes, transaction.end);
+        let mut sent = pin!(out.send(transaction, bytes));
+        loop {
+            tokio::select! {
+                sent = &mut sent => {
+                    let Ok(()): Result<(), Closed> = sent else { return Err(Cut::Stop) };
+                    self.handed = self.handed.max(end);
+                    return Ok(());
+                }
+                stop = stopped(&mut self.watches.stop) => if stop { return Err(Cut::Stop) },
+                moved = self.watches.checkpoint.changed() => if moved.is_err() { return Err(Cut::Stop) },
+            }
+        }
+    }
+
+    /// Until the bell rings (true), or it is time to look.
+    async fn wait(&mut self) -> Result<bool, Cut> {
+        let until = Instant::now() + self.settings.poll;
+        loop {
+            tokio::select! {
+                () = self.bell.notified() => return Ok(true),
+                () = tokio::time::sleep_until(until) => return Ok(false),
+                stop = stopped(&mut self.watches.stop) => if stop { return Err(Cut::Stop) },
+                moved = self.watches.checkpoint.changed() => match moved {
+                    Ok(()) => self.publish(true),
+                    Err(_) => return Err(Cut::Stop),
+                },
+            }
+        }
+    }
+
+    async fn pause(&mut self, time: Duration) -> Result<(), Cut> {
+        tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            stop = stopped(&mut self.watches.stop) => if stop { Err(Cut::Stop) } else { Ok(()) },
+        }
+    }
+
+    /// `all`: nothing is known to wait behind what was handed on.
+    fn publish(&mut self, all: bool) {
+        self.seen.handed = all.then_some(self.handed);
+        self.seen.confirmed = self.watches.checkpoint.borrow_and_update().lsn();
+        let seen = self.seen;
+        self.watches.progress.send_if_modified(|shown| std::mem::replace(shown, seen) != seen);
+    }
+}
+
+/// A transaction that ended before the horizon.
+struct Found {
+    commit: Lsn,
+    xid: String,
+    at: i64,
+}
+
+/// Whether to stop; a supervisor that is gone wants it too.
+async fn stopped(stop: &mut watch::Receiver<bool>) -> bool {
+    stop.changed().await.map_or(true, |()| *stop.borrow_and_update())
+}

@@ -1,0 +1,375 @@
+//! The journal in the source: its tables, and the triggers that write it.
+//!
+//! `plan` looks at what is there and says as SQL what is missing: printed, or run with `apply`. A table's trigger function
+//! names its columns, so it is made anew when they change; until then what it meets is noted as `x`, and the table is
+//! compared.
+
+use std::collections::HashSet;
+
+use tokio_postgres::Client;
+
+use super::install;
+use crate::pg::client::{PINNED, fault};
+use crate::pg::quote::{ident, literal, table};
+use crate::types::{Fault, Lsn, TableName};
+
+const INSTALL: &str = include_str!("../../sql/source/journal.sql");
+const ON_TABLE: &str = include_str!("../../sql/source/journal_table.sql");
+
+/// What there is to do.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub statements: Vec<String>,
+    /// Tables whose triggers are missing or switched off: their changes were missed.
+    pub unwatched: Vec<TableName>,
+}
+
+/// What the source says of its journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What was committed before is not in it.
+    pub began: Lsn,
+    /// What lies before may be forgotten already.
+    pub confirmed: Lsn,
+}
+
+const THERE: &str = "select to_regclass('lockstep.journal_state') is not null";
+const STATE: &str = "select began::text, confirmed::text from lockstep.journal_state";
+
+/// The journal, if there is one.
+pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
+    let db = |error: tokio_postgres::Error| fault(&error);
+    if !client.query_one(THERE, &[]).await.map_err(db)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let Some(row) = client.query_opt(STATE, &[]).await.map_err(db)? else { return Ok(None) };
+    let lsn = |at: usize| row.get::<_, String>(at).parse().map_err(Fault::retry);
+    Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)? }))
+}
+
+/// One relation that is written by statements: a table, the root of partitions, or one of the partitions.
+struct Place {
+    oid: u32,
+    name: TableName,
+    root: u32,
+    kind: String,
+    columns: Vec<String>,
+    types: Vec<u32>,
+    key: Vec<String>,
+    /// The operator that the primary key's index compares each column by, with its schema.
+    equal: Vec<String>,
+    signature: Option<String>,
+    /// Triggers of ours that are there and switched on.
+    triggers: i64,
+    body: Option<String>,
+    heirs: bool,
+}
+
+/// What a trigger function sees of the table it stands on: `{oid}`.
+const SIGNATURE: &str = "(select string_agg(a.attname || ' ' || a.atttypid || a.attgenerated, ',' order by a.attnum) \
+     from pg_attribute a where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped) || ' key ' || \
+     (select i.indkey::text from pg_index i where i.indrelid = {oid} and i.indisprimary)";
+
+/// Partitions have their columns in an order of their own, and lack none.
+const PLACES: &str = "
+with wanted as (
+  select c.oid as root from unnest($1::text[], $2::text[]) w (s, n)
+  join pg_namespace ns on ns.nspname = w.s join pg_class c on c.relnamespace = ns.oid and c.relname = w.n
+), place as (
+  select w.root, coalesce(t.relid, w.root)::oid as oid from wanted w
+  left join lateral pg_partition_tree(w.root) t on true
+)
+select p.oid, n.nspname::text, c.relname::text, p.root, c.relkind::text, s.columns, s.types, k.key, k.equal,
+  {signature},
+  (select count(*) from pg_trigger g where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%'
+    and g.tgenabled in ('O', 'A') and not g.tgisinternal),
+  (select f.prosrc from pg_proc f where f.pronamespace = to_regnamespace('lockstep')
+    and f.proname = 'journal_' || p.oid),
+  not c.relispartition and exists (select from pg_inherits i join pg_class h on h.oid = i.inhrelid
+    where p.oid in (i.inhrelid, i.inhparent) and not h.relispartition)
+from place p join pg_class c on c.oid = p.oid join pg_namespace n on n.oid = c.relnamespace,
+lateral (
+  select array_agg(a.attname::text order by a.attnum) as columns, array_agg(a.atttypid order by a.attnum) as types
+  from pg_attribute a where a.attrelid = p.root and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+) s,
+lateral (
+  select array_agg(a.attname::text order by x.at) as key,
+    array_agg(format('operator(%I.%s)', on_.nspname, o.oprname) order by x.at) as equal
+  from pg_index i, unnest(i.indkey, i.indclass) with ordinality x (attnum, class, at)
+  join pg_opclass oc on oc.oid = x.class
+  join pg_amop am on am.amopfamily = oc.opcfamily and am.amopstrategy = 3
+    and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
+  join pg_operator o on o.oid = am.amopopr join pg_namespace on_ on on_.oid = o.oprnamespace
+  join pg_attribute a on a.attrelid = (select q.indrelid from pg_index q where q.indexrelid = i.indexrelid)
+    and a.attnum = x.attnum
+  where i.indrelid = p.root and i.indisprimary
+) k
+where k.key is not null order by p.root, p.oid";
+
+const SHAPES: &str = "select id, relation, schema_name, table_name, columns, types, key from lockstep.journal_shape";
+
+/// What a line holds; kept once.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    relation: u32,
+    name: TableName,
+    columns: Vec<String>,
+    types: Vec<u32>,
+    key: Vec<String>,
+}
+
+/// What is missing for the journal to hold every change to these tables.
+pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> Result<Plan, Fault> {
+    let places = places(client, tables).await?;
+    let there = find(client).await?.is_some();
+    let mut shapes = if there { shapes(client).await? } else { Vec::new() };
+    let mut plan = Plan::default();
+    if !there {
+        plan.statements.push(INSTALL.trim_end().to_owned());
+    }
+    for place in &places {
+        if let Some(heir) = place.heirs.then_some(&place.name) {
+            return Err(Fault::stop(
+                format!("{heir} is part of an inheritance tree, whose changes the journal cannot tell apart"),
+                "exclude it ([tables] exclude), or capture by a slot (source.capture = \"wal\")",
+            ));
+        }
+        let root = places.iter().find(|root| root.oid == place.root).unwrap_or(place);
+        let shape = Shape {
+            relation: root.oid,
+            name: root.name.clone(),
+            columns: root.columns.clone(),
+            types: root.types.clone(),
+            key: root.key.clone(),
+        };
+        let mut sql = String::new();
+        let id = match shapes.iter().find(|(_, known)| *known == shape) {
+            Some((id, _)) => *id,
+            None => {
+                let id = shapes.iter().map(|(id, _)| *id).max().unwrap_or(0) + 1;
+                sql += &shape.insert(id);
+                shapes.push((id, shape));
+                id
+            }
+        };
+        let body = place.function(id);
+        if place.body.as_deref() != Some(body.prosrc.as_str()) {
+            sql += &body.text;
+        }
+        if place.triggers != place.wanted_triggers() {
+            sql += &place.triggers();
+            if !plan.unwatched.contains(&root.name) {
+                plan.unwatched.push(root.name.clone());
+            }
+        }
+        if !sql.is_empty() {
+            plan.statements.push(sql.trim_end().to_owned());
+        }
+    }
+    if let Some(role) = role {
+        plan.statements.extend(grants(role));
+    }
+    Ok(plan)
+}
+
+/// Does what the plan says, a table at a time: none waits for the lock of another.
+pub async fn apply(client: &Client, plan: &Plan) -> Result<(), Fault> {
+    for statement in &plan.statements {
+        install::run(client, &format!("begin;\n{statement}\ncommit;")).await?;
+    }
+    Ok(())
+}
+
+/// Takes the journal away, with its triggers; each statement is harmless where there is none.
+pub fn remove() -> Vec<String> {
+    vec![
+        "do $$\ndeclare f regprocedure;\nbegin\n  \
+         for f in select oid from pg_proc where pronamespace = to_regnamespace('lockstep') and proname ~ '^journal_[0-9]+$' loop\n    \
+         execute format('drop function %s cascade', f);\n  end loop;\nend\n$$;"
+            .to_owned(),
+        "do $$\ndeclare f regprocedure;\nbegin\n  \
+         for f in select oid from pg_proc where pronamespace = to_regnamespace('lockstep') and proname like 'journal\\_%' loop\n    \
+         execute format('drop function %s', f);\n  end loop;\nend\n$$;"
+            .to_owned(),
+        "drop table if exists lockstep.journal, lockstep.journal_shape, lockstep.journal_state;".to_owned(),
+    ]
+}
+
+const LOST: &str = "select distinct j.lsn::text, n.nspname::text, c.relname::text from lockstep.journal j \
+     join lockstep.journal_shape s on s.id = j.shape left join pg_class c on c.oid = s.relation \
+     left join pg_namespace n on n.oid = c.relnamespace where j.n = 0 and j.op = 'x' and j.lsn >= $1::text::pg_lsn limit 10000";
+
+/// Statements of which only their table is known: it was altered meanwhile.
+pub async fn lost(client: &Client, from: Lsn) -> Result<(HashSet<Lsn>, Vec<TableName>), Fault> {
+    let rows = client.query(LOST, &[&from.to_string()]).await.map_err(|error| fault(&error))?;
+    let (mut at, mut tables) = (HashSet::new(), Vec::new());
+    for row in &rows {
+        at.insert(row.get::<_, String>(0).parse().map_err(Fault::retry)?);
+        let (Some(schema), Some(name)) = (row.get::<_, Option<String>>(1), row.get::<_, Option<String>>(2)) else {
+            continue; // the table is gone
+        };
+        let name = TableName::new(schema, name);
+        if !tables.contains(&name) {
+            tables.push(name);
+        }
+    }
+    Ok((at, tables))
+}
+
+async fn places(client: &Client, tables: &[TableName]) -> Result<Vec<Place>, Fault> {
+    let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let sql = PLACES.replace("{signature}", &SIGNATURE.replace("{oid}", "p.oid"));
+    let rows = client.query(&sql, &[&schemas, &names]).await.map_err(|error| fault(&error))?;
+    let place = |row: &tokio_postgres::Row| Place {
+        oid: row.get(0),
+        name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+        root: row.get(3),
+        kind: row.get(4),
+        columns: row.get(5),
+        types: row.get(6),
+        key: row.get(7),
+        equal: row.get(8),
+        signature: row.get(9),
+        triggers: row.get(10),
+        body: row.get(11),
+        heirs: row.get(12),
+    };
+    Ok(rows.iter().map(place).collect())
+}
+
+async fn shapes(client: &Client) -> Result<Vec<(i32, Shape)>, Fault> {
+    let rows = client.query(SHAPES, &[]).await.map_err(|error| fault(&error))?;
+    let shape = |row: &tokio_postgres::Row| {
+        let name = TableName::new(row.get::<_, String>(2), row.get::<_, String>(3));
+        let shape = Shape { relation: row.get(1), name, columns: row.get(4), types: row.get(5), key: row.get(6) };
+        (row.get(0), shape)
+    };
+    Ok(rows.iter().map(shape).collect())
+}
+
+impl Shape {
+    fn insert(&self, id: i32) -> String {
+        let texts = |values: &[String]| values.iter().map(|value| literal(value)).collect::<Vec<_>>().join(", ");
+        let types = self.types.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "insert into lockstep.journal_shape (id, relation, schema_name, table_name, columns, types, key) \
+             overriding system value\nvalues ({id}, {}, {}, {}, array[{}]::text[], array[{types}]::oid[], array[{}]::text[]);\n",
+            self.relation,
+            literal(&self.name.schema),
+            literal(&self.name.name),
+            texts(&self.columns),
+            texts(&self.key),
+        )
+    }
+}
+
+/// A function's definition, and what of it the catalog keeps as its source.
+struct Function {
+    text: String,
+    prosrc: String,
+}
+
+const QUOTE: &str = "$journal$";
+
+/// Puts what belongs there in the place of each `{word}`. What is put in is not looked at again.
+fn fill(template: &str, of: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        let Some((word, behind)) = after.split_once('}') else { break };
+        out.push_str(&of(word));
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
+}
+
+impl Place {
+    fn function_name(&self) -> String {
+        format!("lockstep.journal_{}", self.oid)
+    }
+
+    /// A partition that is emptied by itself is the root's to see: the journal knows no truncate of a part.
+    fn is_part(&self) -> bool {
+        self.oid != self.root
+    }
+
+    fn wanted_triggers(&self) -> i64 {
+        if self.is_part() { 3 } else { 4 }
+    }
+
+    fn function(&self, shape: i32) -> Function {
+        let of = |alias: &str, names: &[String]| {
+            let columns: Vec<String> = names.iter().map(|name| format!("{alias}.{}", ident(name))).collect();
+            format!("row({})::text", columns.join(", "))
+        };
+        let same = |alias: &str| {
+            let pairs = self.key.iter().zip(&self.equal);
+            let pairs = pairs.map(|(name, equal)| format!("t.{0} {equal} {alias}.{0}", ident(name)));
+            pairs.collect::<Vec<_>>().join(" and ")
+        };
+        let pins = PINNED.iter().filter(|(name, _)| *name != "client_encoding");
+        let pins: String = pins.map(|(name, value)| format!("set {name} = '{value}'\n")).collect();
+        let only = if self.kind == "r" { "only " } else { "" };
+        let body = fill(ON_TABLE, |what| match what {
+            "function" => self.function_name(),
+            "pins" => format!("{pins}set lc_monetary = 'C'\n"),
+            "signature_now" => SIGNATURE.replace("{oid}", "tg_relid"),
+            "signature" => literal(self.signature.as_deref().unwrap_or_default()),
+            "shape" => shape.to_string(),
+            "line" => of("t", &self.columns),
+            "key_of_n" => of("n", &self.key),
+            "key_of_o" => of("o", &self.key),
+            "key_of_t" => of("t", &self.key),
+            "t_is_n" => same("n"),
+            "t_is_o" => same("o"),
+            "table" => format!("{only}{}", table(&self.name)),
+            "schema" => literal(&self.name.schema),
+            "name" => literal(&self.name.name),
+            _ => QUOTE.to_owned(),
+        });
+        // The quotes stand twice, unless a name holds them too.
+        let mut quote = QUOTE.to_owned();
+        while body.matches(quote.as_str()).count() > 2 {
+            quote.insert(1, '_');
+        }
+        let (head, rest) = body.split_once(QUOTE).unwrap_or((&body, ""));
+        let (inner, tail) = rest.rsplit_once(QUOTE).unwrap_or((rest, ""));
+        let prosrc = inner.to_owned();
+        Function { text: format!("{head}{quote}{inner}{quote}{tail}"), prosrc }
+    }
+
+    fn triggers(&self) -> String {
+        let on = table(&self.name);
+        let mut sql = String::new();
+        for (event, tables) in [
+            ("insert", "referencing new table as new_rows "),
+            ("update", "referencing old table as old_rows new table as new_rows "),
+            ("delete", "referencing old table as old_rows "),
+            ("truncate", ""),
+        ] {
+            if event == "truncate" && self.is_part() {
+                continue;
+            }
+            sql += &format!(
+                "drop trigger if exists lockstep_journal_{event} on {on};\ncreate trigger lockstep_journal_{event} after \
+                 {event} on {on} {tables}for each statement execute function {}();\n",
+                self.function_name()
+            );
+        }
+        sql
+    }
+}
+
+/// What the role needs that reads the journal.
+fn grants(role: &str) -> Vec<String> {
+    let role = ident(role);
+    vec![format!(
+        "grant usage on schema lockstep to {role};\n\
+         grant select on lockstep.journal, lockstep.journal_shape, lockstep.journal_state to {role};\n\
+         grant execute on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), \
+         lockstep.journal_shrink(bigint) to {role};"
+    )]
+}
