@@ -311,6 +311,7 @@ async fn a_publication_that_lists_other_tables_is_brought_in_line() {
     let wanted = source::Wanted {
         publication: "lockstep".into(),
         slot: "lockstep".into(),
+        journal: false,
         role: None,
         state: None,
         tables: vec![TableName::new("public", "a"), TableName::new("public", "parted")],

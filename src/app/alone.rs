@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
-use super::{preflight, way};
+use super::{capturing, preflight, way};
 use crate::config::Settings;
 use crate::jobs::history;
 use crate::pg;
@@ -26,7 +26,8 @@ pub async fn compare(
     let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
     let target = preflight::client(settings)?;
     let way = way::choose(settings, &source, &target).await?;
-    let reconciling = preflight::reconciling(settings, url, target, way);
+    let kind = capturing::choose(settings, &source).await?;
+    let reconciling = preflight::reconciling(settings, url, target, way, kind);
     let job = Job { tables: wanted, repair: false, why: "asked for".into() };
     reconcile::run(&reconciling, &tables, &job, None, progress).await
 }

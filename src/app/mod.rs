@@ -2,6 +2,7 @@
 //! whether to wait, to stop and look again, or to end.
 
 mod alone;
+mod capturing;
 mod commands;
 mod crew;
 mod evolve;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::SourceUrl;
+use super::capturing::{self, Kind};
 use super::judge::{Finding, few};
 use super::tables::Aside;
 use super::way::Way;
@@ -89,7 +90,11 @@ pub async fn tables(source: &Client, settings: &Settings) -> Result<Vec<Table>, 
         let table = tables.iter_mut().find(|table| table.name.to_string() == *name);
         one.choose(table.ok_or_else(|| config::not_chosen(name))?)?;
     }
-    for restricted in restricted::read(source, &settings.source.publication).await? {
+    let published = match capturing::choose(settings, source).await? {
+        Kind::Wal => restricted::read(source, &settings.source.publication).await?,
+        Kind::Journal => Vec::new(), // whatever some publication shows
+    };
+    for restricted in published {
         if let Some(table) = tables.iter_mut().find(|table| table.name == restricted.table) {
             restricted.choose(table)?;
         }
@@ -244,13 +249,20 @@ pub fn shapes(tables: &[Table], settings: &Settings) -> HashMap<u32, Shape> {
 }
 
 /// What a comparison or a copy must know.
-pub fn reconciling(settings: &Settings, url: SourceUrl, target: rest::Client, way: Way) -> reconcile::Settings {
+pub fn reconciling(
+    settings: &Settings,
+    url: SourceUrl,
+    target: rest::Client,
+    way: Way,
+    kind: Kind,
+) -> reconcile::Settings {
     reconcile::Settings {
         url,
         reading: match way {
             Way::Rpc => Reading::Digests,
             Way::Tables => Reading::Rows { slot: settings.source.slot.clone() },
         },
+        marks: kind.marks(),
         target,
         route: super::ROUTE.into(),
         range_bytes: settings.copy.chunk_bytes,

@@ -33,6 +33,11 @@ pub struct SlotFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     SlotGone,
+    JournalGone,
+    /// The settings name the other capture.
+    OtherCapture {
+        is: &'static str,
+    },
     SlotLost,
     PublicationGone,
     /// The source has forgotten what the target lacks: the target was restored, or somebody else moved the slot.
@@ -72,6 +77,8 @@ impl Broken {
     pub fn word(self) -> &'static str {
         match self {
             Self::SlotGone => "slot_gone",
+            Self::JournalGone => "journal_gone",
+            Self::OtherCapture { .. } => "other_capture",
             Self::SlotLost => "slot_lost",
             Self::PublicationGone => "publication_gone",
             Self::TargetBehind { .. } => "target_behind",
@@ -90,6 +97,10 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SlotGone => write!(f, "the slot is gone from the source"),
+            Self::JournalGone => write!(f, "the journal is gone from the source, or was made anew"),
+            Self::OtherCapture { is } => {
+                write!(f, "changes are captured another way now ({is}), with positions of its own")
+            }
             Self::SlotLost => {
                 write!(f, "the slot is lost: the source has removed WAL that it needs (max_slot_wal_keep_size)")
             }
@@ -142,9 +153,11 @@ pub async fn facts(source: &Client, slot: &str, publication: &str) -> Result<Opt
 /// Makes room for a slot that begins now. What cannot be done without leave is said.
 pub async fn make_room(source: &Client, slot: &str, broken: Broken, may: bool) -> Result<(), Fault> {
     let drop = remedy::drop_slot(slot);
-    if !may
-        && !matches!(broken, Broken::TargetBehind { .. } | Broken::TargetAhead { .. } | Broken::OtherTimeline { .. })
-    {
+    // What is made anew elsewhere says itself what it may not.
+    let elsewhere = matches!(broken, Broken::JournalGone | Broken::OtherCapture { .. });
+    let stays =
+        matches!(broken, Broken::TargetBehind { .. } | Broken::TargetAhead { .. } | Broken::OtherTimeline { .. });
+    if !may && !stays && !elsewhere {
         let sql = if broken.slot_is_useless() { format!("{drop}; ") } else { String::new() };
         return Err(Fault::stop(
             format!("{broken}"),

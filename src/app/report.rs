@@ -34,6 +34,8 @@ pub struct Report<'a> {
     trouble: Option<String>,
     /// Why the target does not even answer.
     silence: Option<String>,
+    /// Which transaction at the source holds capture up.
+    holder: Option<watch::Receiver<Option<String>>>,
     counted: (Instant, u64),
     rows: u64,
 }
@@ -73,9 +75,28 @@ impl<'a> Report<'a> {
         metrics::get().route_starts.inc();
         let (lateness, touched) = (Lateness::default(), Vec::new());
         let (trouble, silence) = (None, None);
-        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0 };
+        let holder = None;
+        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, holder, counted, rows: 0 };
         report.count_tables();
         report
+    }
+
+    /// Where it is told that an open transaction holds capture up.
+    pub fn held_up_by(&mut self, holder: watch::Receiver<Option<String>>) {
+        self.holder = Some(holder);
+    }
+
+    /// Shows a new one; that it is over, the lag tells.
+    fn look_for_holder(&mut self) {
+        let Some(holder) = &mut self.holder else { return };
+        if !holder.has_changed().unwrap_or(false) {
+            return;
+        }
+        if let Some(holder) = holder.borrow_and_update().clone() {
+            let cause = format!("an open transaction at the source holds the journal up: {holder}");
+            let fix = Some("let it end, or end it: select pg_terminate_backend(PID)".to_owned());
+            self.next.last_error = Some(LastError { at: Timestamp::now(), cause, fix });
+        }
     }
 
     /// Listens to the parts for as long as the route lives.
@@ -102,6 +123,7 @@ impl<'a> Report<'a> {
                 _ = tick.tick() => {}
             }
             news |= self.felt(pulse.borrow().clone());
+            self.look_for_holder();
             // What was read is asked first: what the target holds may then be newer than it, never older.
             let read = *progress.borrow_and_update();
             let done = *settled.borrow_and_update();

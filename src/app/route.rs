@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::capturing::{self, Kind};
 use super::judge::Finding;
 use super::lane::Lane;
 use super::preflight::{self, Greeting, Hello};
@@ -25,11 +26,11 @@ use crate::capture::{self, slot};
 use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
-use crate::ledger::{progress, runs};
+use crate::ledger::{journal, progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::Status;
-use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
+use crate::types::{Activity, CopyMark, Fault, Job, Lsn, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
 
@@ -46,6 +47,9 @@ struct Ready {
     read_at: Position,
     hello: Hello,
     way: Way,
+    kind: Kind,
+    /// Statements of the journal that are known to be lost: their tables are compared.
+    known_lost: HashSet<Lsn>,
     /// Why the stream begins anew, if it does.
     broken: Option<recovery::Broken>,
 }
@@ -107,17 +111,25 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting::new(ROUTE);
     let way = way::choose(settings, &source, &target).await?;
+    let kind = capturing::choose(settings, &source).await?;
+    capturing::tell(settings, kind);
+    capturing::fits(kind, way)?;
     let desk = Desk { way, settings, source: &source, target: &target };
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
-    let here = json!({
+    let mut here = json!({
         "system": slot::system_identifier(&source).await?,
         "slot": settings.source.slot,
         "timeline": found.as_ref().map(|facts| facts.timeline),
     });
+    if kind == Kind::Journal {
+        here["capture"] = kind.word().into();
+    }
     // Before anything is made at the source: it may be the wrong one.
     same_source(&hello.source, &here, hello.checkpoint() == Position::default())?;
-    not_filtered(&desk, &tables, &greeting).await?;
+    if kind == Kind::Wal {
+        not_filtered(&desk, &tables, &greeting).await?;
+    }
     if evolve::evolve(&desk, &tables, &hello.tables).await? {
         return Err(Fault::retry("columns were added in Supabase too; both sides are looked at again"));
     }
@@ -125,6 +137,10 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
     let paused = runs::paused(&source).await?;
     let begun = checkpoint != Position::default();
     let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
+    let known_lost = match (kind, journal::find(&source).await?) {
+        (Kind::Journal, Some(_)) => journal::lost(&source, checkpoint.lsn()).await?.0,
+        _ => HashSet::new(),
+    };
     let hello = missed(&desk, &tables, &sorted.aside, &greeting, hello).await?;
     if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
@@ -134,35 +150,36 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
     }
     let known_timeline = hello.source["timeline"].as_u64().and_then(|timeline| u32::try_from(timeline).ok());
     let found = found.map(|facts| recovery::Facts { checkpoint, known_timeline, ..facts });
-    let broken = found.as_ref().and_then(recovery::judge);
+    let changed = checkpoint != Position::default() && Kind::known(&hello.source) != kind;
+    let broken = match (kind, found) {
+        _ if changed => Some(recovery::Broken::OtherCapture { is: kind.word() }),
+        (Kind::Wal, found) => found.as_ref().and_then(recovery::judge),
+        (Kind::Journal, Some(facts)) => capturing::judge_journal(&source, facts).await?,
+        (Kind::Journal, None) => {
+            return Err(slot::server::primary(true).err().unwrap_or_else(|| Fault::retry("a standby")));
+        }
+    };
     if let Some(broken) = broken {
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
         let what = "the stream begins anew, and every table is compared and repaired";
         timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
-    let want = slot::Want {
-        slot: &settings.source.slot,
-        publication: &settings.source.publication,
-        tables: &names,
-        create: settings.source.create,
-    };
-    let slot = slot::ensure(&source, &url, &want).await?;
-    if slot.created {
-        info!(slot = %settings.source.slot, from = %slot.confirmed, "made the slot");
-    }
+    let from = capturing::begin(&source, settings, &url, kind, &names).await?;
     let fit = preflight::names(&sorted.active);
-    let restart = broken.map(|_| slot.confirmed);
+    let restart = broken.map(|_| from);
     let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
     let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
+    capturing::clean(&source, settings, kind, changed).await?;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
         Some(_) => desk.hello(&Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
     let hello = hello.of(&tables, &sorted.active);
-    Ok(Ready { source, target, tables: sorted.active, aside: sorted.aside, read_at, hello, way, broken })
+    let (tables, aside) = (sorted.active, sorted.aside);
+    Ok(Ready { source, target, tables, aside, read_at, hello, way, kind, known_lost, broken })
 }
 
 /// Refuses a publication that shows only some rows of a table.
@@ -188,7 +205,7 @@ async fn missed(
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
-    let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
+    let unpublished = tables::unpublished(desk.source, desk.settings, &copied, hello.checkpoint()).await?;
     let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
     if again.is_empty() {
@@ -240,7 +257,7 @@ async fn stream(
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, hello, way, broken } = ready;
+    let Ready { source, target, tables, aside, read_at, hello, way, kind, known_lost, broken } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
@@ -270,15 +287,34 @@ async fn stream(
     let pulse = control.pulse.clone();
     lane.handle().spawn(async move { pulse.beat::<Infallible>().await });
     let mut parts = JoinSet::new();
-    let reading = capture::Settings {
-        slot: settings.source.slot.clone(),
-        publication: settings.source.publication.clone(),
-        part_bytes: settings.apply.max_batch_bytes.saturating_mul(WHOLE),
-        ..capture::Settings::new(url.clone())
-    };
     let stopped = shutdown.clone();
-    let capturing = async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await };
-    parts.spawn_on(capturing, lane.handle());
+    let (held_up, holder) = watch::channel(None);
+    report.held_up_by(holder);
+    let part_bytes = settings.apply.max_batch_bytes.saturating_mul(WHOLE);
+    match kind {
+        Kind::Wal => {
+            let reading = capture::Settings {
+                slot: settings.source.slot.clone(),
+                publication: settings.source.publication.clone(),
+                part_bytes,
+                ..capture::Settings::new(url.clone())
+            };
+            let run = async move { capture::run(&reading, checkpoint, changes, confirmable, stopped, progress).await };
+            parts.spawn_on(run, lane.handle());
+        }
+        Kind::Journal => {
+            let name = settings.source.slot.clone();
+            let reading = capture::journal::Settings {
+                name,
+                part_bytes,
+                known_lost,
+                ..capture::journal::Settings::new(url.clone())
+            };
+            let watches = capture::journal::Watches { checkpoint: confirmable, stop: stopped, progress, held_up };
+            let run = async move { capture::journal::run(&reading, checkpoint, changes, watches).await };
+            parts.spawn_on(run, lane.handle());
+        }
+    }
 
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
     let link = match settings.workflows.enabled {
@@ -336,8 +372,8 @@ async fn stream(
 
     let reading = url.clone();
     parts.spawn(async move { reconcile::reread(&reading, wanted).await });
-    let copying = preflight::reconciling(settings, url, client, way);
-    let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone());
+    let copying = preflight::reconciling(settings, url, client, way, kind);
+    let inlet = reconcile::Inlet::new(run, ranges, settled_seen.clone(), kind.marks());
     let record = reconcile::Record {
         job: format!("{:012x}", run >> 16),
         why: broken.map_or_else(|| "its rows were in doubt".to_owned(), |broken| format!("recovery: {broken}")),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
+use super::capturing::{self, Kind};
 use super::evolve;
 use super::judge::{self, Finding, judge};
 use super::preflight::{self, Greeting};
@@ -17,7 +18,7 @@ use crate::capture::slot::{self, publication, restricted};
 use crate::config::{OnRefusal, Settings};
 use crate::pg::{Client, client};
 use crate::status::TableState;
-use crate::types::{Fault, Table, TableName};
+use crate::types::{Fault, Position, Table, TableName};
 
 /// A table whose changes are skipped while the others go on. It is compared and repaired before it streams again.
 ///
@@ -177,12 +178,15 @@ async fn altered(
             Some(_) => {}
         }
     }
+    if capturing::choose(settings, source).await? == Kind::Journal {
+        return capturing::altered(source, &names(all, aside)).await;
+    }
     let restricted = restricted::read(source, &settings.source.publication).await?;
     if let Some(table) = all.iter().find(|table| restricted.iter().any(|one| one.differs(table))) {
         return Ok(Some(format!("the publication shows less of {} now", table.name)));
     }
     let published = names(all, aside);
-    let missing = unpublished(source, settings, &published).await?;
+    let missing = unpublished(source, settings, &published, Position::default()).await?;
     Ok(missing.first().map(|table| format!("{table} was taken out of the publication")))
 }
 
@@ -204,6 +208,9 @@ async fn partitions(source: &Client) -> Result<Vec<(u32, u32)>, Fault> {
 /// Before version 15 a stream that runs does not notice that a partition came or went, and leaves its changes out, or
 /// brings them still. So the stream begins anew, and the table is compared.
 async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)]) -> Result<Option<String>, Fault> {
+    if capturing::choose(desk.settings, desk.source).await? == Kind::Journal {
+        return Ok(None); // a new partition lacks its triggers, which was seen before
+    }
     let now = partitions(desk.source).await?;
     let differs = |table: &&Table| {
         let of = |all: &[(u32, u32)]| all.iter().filter(|(root, _)| *root == table.oid).copied().collect::<Vec<_>>();
@@ -234,8 +241,17 @@ pub fn names(all: &[Table], aside: &[Aside]) -> Vec<TableName> {
     all.iter().map(|table| table.name.clone()).filter(|name| !unfit(name)).collect()
 }
 
-/// Tables whose changes the publication leaves out, so that they were missed.
-pub async fn unpublished(source: &Client, settings: &Settings, tables: &[TableName]) -> Result<Vec<TableName>, Fault> {
+/// Tables whose changes the publication leaves out, so that they were missed. Of a journal that goes on at `from`: those
+/// without triggers, and those that were altered.
+pub async fn unpublished(
+    source: &Client,
+    settings: &Settings,
+    tables: &[TableName],
+    from: Position,
+) -> Result<Vec<TableName>, Fault> {
+    if capturing::choose(settings, source).await? == Kind::Journal {
+        return capturing::missed(source, tables, from).await;
+    }
     let (slot, publication) = (&settings.source.slot, &settings.source.publication);
     publication::missing(source, &slot::Want { slot, publication, tables, create: false }).await
 }

@@ -5,8 +5,8 @@ use clap::Subcommand;
 use super::Failure;
 use super::address::Address;
 use super::schema::{TableArgs, source_url};
-use crate::config::{Problem, Settings};
-use crate::ledger::{install, source, teardown};
+use crate::config::{self, Problem, Settings};
+use crate::ledger::{install, journal, source, teardown};
 use crate::pg::{self, Client, Url, catalog};
 
 #[derive(clap::Args)]
@@ -19,7 +19,7 @@ pub(super) struct Args {
 enum Side {
     /// The target: schema lockstep, its functions, and the right of service_role to call them
     Supabase(SupabaseArgs),
-    /// The source: a publication of the tables, a replication slot, and a role's rights to read
+    /// The source: a publication of the tables and a replication slot, or a journal that triggers write; a role's rights
     Source(Box<SourceArgs>),
     /// The way back: triggers in Supabase that tell this Lockstep of changes there (printed, for the SQL editor)
     Webhooks(super::webhooks::Args),
@@ -55,10 +55,23 @@ struct SourceArgs {
     /// The source, as an administrator [default: the settings']
     #[arg(long, value_name = "URL")]
     database_url: Option<Address>,
+    /// How changes will be read [default: the settings']
+    #[arg(long, value_name = "WAY")]
+    capture: Option<Capture>,
     #[command(flatten)]
     names: Names,
     #[command(flatten)]
     tables: TableArgs,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Capture {
+    /// By a slot if wal_level allows one, else by triggers
+    Auto,
+    /// By a replication slot
+    Wal,
+    /// By triggers
+    Journal,
 }
 
 #[derive(clap::Args)]
@@ -135,14 +148,29 @@ async fn source(args: SourceArgs, settings: &Settings) -> Result<(), Failure> {
     if survey.tables.is_empty() {
         return Err(Problem::new("tables", "the selection holds no table that can be replicated").into());
     }
-    let wanted = source::Wanted {
+    let capture = args.capture.unwrap_or(match settings.source.capture {
+        config::Capture::Auto => Capture::Auto,
+        config::Capture::Wal => Capture::Wal,
+        config::Capture::Journal => Capture::Journal,
+    });
+    let mut wanted = source::Wanted {
+        journal: capture == Capture::Journal,
         publication: args.names.publication.unwrap_or_else(|| settings.source.publication.clone()),
         slot: args.names.slot.unwrap_or_else(|| settings.source.slot.clone()),
         role: args.names.role,
         tables: survey.tables.into_iter().map(|table| table.name).collect(),
         state: settings.state.enabled.then(|| settings.state.table.clone()),
     };
-    let plan = source::plan(&wanted, &source::look(&client, &wanted).await?);
+    let found = source::look(&client, &wanted).await?;
+    if capture == Capture::Auto && found.wal_level != "logical" {
+        eprintln!("wal_level is {}: changes are captured by triggers, into a journal", found.wal_level);
+        wanted.journal = true;
+    }
+    let mut plan = source::plan(&wanted, &found);
+    if wanted.journal {
+        let journal = journal::plan(&client, &wanted.tables, wanted.role.as_deref()).await?;
+        plan.statements.splice(0..0, journal.statements.iter().map(|sql| format!("begin;\n{sql}\ncommit;")));
+    }
     for table in &survey.left_out {
         eprintln!("left out: {table}");
     }

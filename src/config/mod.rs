@@ -16,8 +16,8 @@ pub use load::{Layers, layers, load, load_without, read};
 pub use names::{SETTINGS, Setting};
 pub use problem::Problem;
 pub use settings::{
-    Apply, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Reconcile, Schedule, Schema, Settings,
-    Shutdown, Source, State, Supabase, Tables, Triggers, Way,
+    Apply, Capture, Copy, Evolve, Existing, Http, Log, LogFormat, OnRefusal, OneTable, Reconcile, Schedule, Schema,
+    Settings, Shutdown, Source, State, Supabase, Tables, Triggers, Way,
 };
 pub use urls::ProjectUrl;
 pub use workflows::{AgentApi, Webhook, Workflows};

@@ -28,6 +28,7 @@ pub const SETTINGS: &[Setting] = &[
     with("source.slot", "LOCKSTEP_SLOT"),
     with("source.publication", "LOCKSTEP_PUBLICATION"),
     switch("source.create", "LOCKSTEP_CREATE"),
+    with("source.capture", "LOCKSTEP_CAPTURE"),
     with("supabase.url", "SUPABASE_URL"),
     with("supabase.key", "SUPABASE_KEY"),
     with("supabase.ca_file", "SUPABASE_CA_FILE"),

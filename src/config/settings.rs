@@ -53,11 +53,24 @@ pub struct Source {
     pub publication: String,
     /// Create slot and publication when they are missing. Without it, their SQL is printed and you stay in charge.
     pub create: bool,
+    /// How changes are read. A slot costs the source's writers nothing; triggers cost them something with each statement,
+    /// and work where no slot is to be had. Changing it on a route that runs begins the stream anew, and every table is
+    /// compared.
+    pub capture: Capture,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capture {
+    /// By a slot where one can be had, else by triggers.
+    Auto,
+    Wal,
+    Journal,
 }
 
 impl Default for Source {
     fn default() -> Self {
-        Self { url: None, slot: "lockstep".into(), publication: "lockstep".into(), create: true }
+        Self { url: None, slot: "lockstep".into(), publication: "lockstep".into(), create: true, capture: Capture::Wal }
     }
 }
 

@@ -7,6 +7,7 @@ use super::finding::Trouble;
 use super::listing::Listing;
 use crate::capture::slot::restricted::Restricted;
 use crate::config::{Problem, Settings};
+use crate::ledger::journal::Plan;
 use crate::pg::Url;
 use crate::pg::catalog::LeftOut;
 use crate::pg::replication::System;
@@ -49,6 +50,8 @@ pub struct Source {
     pub choice: Vec<Fault>,
     /// Whether a walsender answers there.
     pub replication: Result<System, Fault>,
+    /// What the journal lacks, where changes are captured by it.
+    pub journal: Option<Result<Plan, Fault>>,
     /// `lockstep schema`, read where a table is missing over there.
     pub script: Option<String>,
 }

@@ -14,10 +14,10 @@ use super::finding::Trouble;
 use super::listing::Listing;
 use crate::app::ROUTE;
 use crate::capture::slot::restricted;
-use crate::config::{Problem, Settings};
+use crate::config::{Capture, Problem, Settings};
 use crate::http;
 use crate::ledger::install::FACTS;
-use crate::ledger::progress;
+use crate::ledger::{journal, progress};
 use crate::pg::catalog::{self, Survey};
 use crate::pg::replication::{Connection, System};
 use crate::pg::url::Host;
@@ -135,8 +135,13 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
     let facts = facts(&client, &request, &names(&tables)).await?;
     let not_tables = not_tables(&client, &ask.settings).await?;
     let replication = replication(&url).await;
+    let journal = match ask.settings.source.capture {
+        Capture::Journal => Some(journal::plan(&client, &names(&tables), None).await),
+        Capture::Auto | Capture::Wal => None,
+    };
     *keep = Some(client);
-    Ok(Source { url, facts, clock, tables, left_out, restricted, not_tables, choice, replication, script: None })
+    let script = None;
+    Ok(Source { url, facts, clock, tables, left_out, restricted, not_tables, choice, replication, journal, script })
 }
 
 const NOT_TABLES: &str = "select n.nspname::text, c.relname::text, c.relkind::text \

@@ -12,6 +12,7 @@ mod listing;
 mod look;
 mod mend;
 
+use crate::config::Capture;
 use case::Case;
 pub use checks::CHECKS;
 use finding::Trouble;
@@ -49,7 +50,8 @@ pub async fn examine(ask: Ask) -> Report {
 fn judge(case: &Case) -> Report {
     let (source_seen, catalogs) = (case.source.is_ok(), case.target.facts.is_some());
     let mut findings = Vec::new();
-    for check in CHECKS {
+    let journal = case.settings.source.capture == Capture::Journal;
+    for check in CHECKS.iter().filter(|check| !(journal && checks::OF_A_SLOT.contains(&check.code))) {
         let unseen = match check.sees {
             Sees::Source | Sees::Both if !source_seen => Some("the source could not be looked at"),
             Sees::Target | Sees::Both if !catalogs => Some("Supabase could not be looked at"),

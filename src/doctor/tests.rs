@@ -82,6 +82,7 @@ fn well() -> Case {
         not_tables: Vec::new(),
         choice: Vec::new(),
         replication: Ok(system),
+        journal: None,
         script: None,
     };
     let target = Target {

@@ -66,7 +66,7 @@ struct Place {
 }
 
 /// What a trigger function sees of the table it stands on: `{oid}`.
-const SIGNATURE: &str = "(select string_agg(a.attname || ' ' || a.atttypid || a.attgenerated, ',' order by a.attnum) \
+const SIGNATURE: &str = "(select string_agg(a.attname || ' ' || a.atttypid || a.attgenerated::text, ',' order by a.attnum) \
      from pg_attribute a where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped) || ' key ' || \
      (select i.indkey::text from pg_index i where i.indrelid = {oid} and i.indisprimary)";
 

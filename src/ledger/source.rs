@@ -18,6 +18,8 @@ use crate::types::{Fault, TableName};
 pub struct Wanted {
     pub publication: String,
     pub slot: String,
+    /// Neither of the two: triggers write a journal (`ledger::journal`).
+    pub journal: bool,
     /// Who will read; none leaves rights alone.
     pub role: Option<String>,
     pub tables: Vec<TableName>,
@@ -96,12 +98,14 @@ pub async fn apply(client: &Client, plan: &Plan) -> Result<(), Fault> {
 pub fn plan(wanted: &Wanted, found: &Found) -> Plan {
     let mut statements = Vec::new();
     // The publication comes before the slot: the slot reads the catalogs as they were when a change was made.
-    statements.extend(publication(wanted, found.publication.as_ref()));
+    if !wanted.journal {
+        statements.extend(publication(wanted, found.publication.as_ref()));
+    }
     if let (Some(name), Some(role)) = (&wanted.role, &found.role) {
-        statements.extend(rights(name, role));
+        statements.extend(rights(name, role, !wanted.journal));
         statements.extend(memory(name, role, wanted.state.as_ref()));
     }
-    if found.slot.is_none() {
+    if found.slot.is_none() && !wanted.journal {
         let version = u32::try_from(found.server_version).unwrap_or(0);
         statements.push(format!("{};", remedy::create_slot(&wanted.slot, version)));
     }
@@ -109,10 +113,14 @@ pub fn plan(wanted: &Wanted, found: &Found) -> Plan {
 }
 
 fn obstacle(wanted: &Wanted, found: &Found) -> Option<Fault> {
-    if found.wal_level != "logical" {
+    if found.wal_level != "logical" && !wanted.journal {
         return Some(Fault::stop(
             format!("wal_level is {}, and changes can only be read at level logical", found.wal_level),
-            format!("{}; {}", remedy::WAL_LEVEL, remedy::RESTART),
+            format!(
+                "{}; {}; or let triggers write a journal: --capture journal (source.capture = \"journal\")",
+                remedy::WAL_LEVEL,
+                remedy::RESTART
+            ),
         ));
     }
     if let (Some(role), None) = (&wanted.role, &found.role) {
@@ -121,7 +129,7 @@ fn obstacle(wanted: &Wanted, found: &Found) -> Option<Fault> {
             format!("create role {} login replication password '…';", ident(role)),
         ));
     }
-    let slot = found.slot.as_ref()?;
+    let slot = found.slot.as_ref().filter(|_| !wanted.journal)?;
     if slot.plugin.as_deref() != Some("pgoutput") {
         return Some(Fault::stop(
             format!("slot {} is there, but it is not a logical slot of plugin pgoutput", wanted.slot),
@@ -157,11 +165,13 @@ fn publication(wanted: &Wanted, found: Option<&Publication>) -> Vec<String> {
     statements
 }
 
-fn rights(name: &str, role: &Role) -> Vec<String> {
+fn rights(name: &str, role: &Role, replication: bool) -> Vec<String> {
     let name = ident(name);
     let mut statements = Vec::new();
-    if !role.login || !role.replication {
+    if replication && (!role.login || !role.replication) {
         statements.push(format!("alter role {name} with login replication;"));
+    } else if !role.login {
+        statements.push(format!("alter role {name} with login;"));
     }
     for schema in &role.lacks_usage {
         statements.push(format!("grant usage on schema {} to {name};", ident(schema)));
@@ -322,7 +332,7 @@ mod tests {
 
     fn wanted() -> Wanted {
         let tables = vec![TableName::new("public", "a"), TableName::new("x", "B\"c")];
-        Wanted { publication: "Pub".into(), slot: "it's".into(), role: None, tables, state: None }
+        Wanted { publication: "Pub".into(), slot: "it's".into(), journal: false, role: None, tables, state: None }
     }
 
     fn ready() -> Found {

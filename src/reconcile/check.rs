@@ -54,7 +54,7 @@ pub async fn check(tools: &Tools<'_>, table: &Table, teller: &Teller<'_>) -> Tab
     let Tools { settings, client, inlet, repair, heals } = *tools;
     let begun = Instant::now();
     let mut report = TableReport::new(table.name.clone());
-    let source = match Source::new(client, table).await {
+    let source = match Source::new(client, table, settings.marks).await {
         Ok(source) => source,
         Err(fault) => {
             report.verdict = Verdict::Unknown { why: fault.to_string() };

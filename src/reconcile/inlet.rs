@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{mpsc, watch};
 
+use super::wait;
 use crate::pg::{self, Client};
 use crate::types::{Fault, Lsn, Position, Range, Watermark};
 
@@ -15,15 +16,25 @@ pub struct Inlet {
     next: Arc<AtomicU64>,
     ranges: mpsc::Sender<Range>,
     reached: watch::Receiver<Position>,
+    marks: Marks,
+}
+
+/// Where watermarks are written, so that whoever captures meets them in their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    Wal,
+    /// And into the WAL.
+    Journal,
 }
 
 const EMIT: &str = "select pg_logical_emit_message(true, 'lockstep', $1)::text";
+const JOURNAL: &str = "select lockstep.journal_mark($1)::text";
 
 impl Inlet {
     /// `run` is the number that the pipeline knows its own watermarks by; `reached` tells how far everything is in the
     /// target; its checkpoint may follow a moment later.
-    pub fn new(run: u64, ranges: mpsc::Sender<Range>, reached: watch::Receiver<Position>) -> Self {
-        Self { run, next: Arc::new(AtomicU64::new(1)), ranges, reached }
+    pub fn new(run: u64, ranges: mpsc::Sender<Range>, reached: watch::Receiver<Position>, marks: Marks) -> Self {
+        Self { run, next: Arc::new(AtomicU64::new(1)), ranges, reached, marks }
     }
 
     /// Tells how far the target is.
@@ -34,7 +45,12 @@ impl Inlet {
     /// A range of this table begins: what was committed before this mark, a read behind it sees.
     pub async fn low(&self, client: &Client, table: u32) -> Result<u64, Fault> {
         let range = self.next.fetch_add(1, Relaxed);
-        emit(client, &Watermark { run: self.run, high: None, low: Some((range, table)) }).await?;
+        self.emit(client, &Watermark { run: self.run, high: None, low: Some((range, table)) }).await?;
+        if self.marks == Marks::Journal {
+            // The journal's order is that of the last statements: what stands before this mark may still be open, and
+            // would be missing in the read.
+            wait::until_the_horizon_passed(client).await?;
+        }
         Ok(range)
     }
 
@@ -42,16 +58,20 @@ impl Inlet {
     pub async fn high(&self, client: &Client, range: Range) -> Result<Lsn, Fault> {
         let high = Some(range.id);
         self.ranges.send(range).await.map_err(|_| Fault::retry("the route ended while rows were read for it"))?;
-        emit(client, &Watermark { run: self.run, high, low: None }).await
+        self.emit(client, &Watermark { run: self.run, high, low: None }).await
+    }
+
+    async fn emit(&self, client: &Client, mark: &Watermark) -> Result<Lsn, Fault> {
+        write(client, self.marks, &serde_json::to_string(mark).unwrap_or_default()).await // three numbers: JSON holds them
     }
 }
 
-async fn emit(client: &Client, mark: &Watermark) -> Result<Lsn, Fault> {
-    write(client, &serde_json::to_string(mark).unwrap_or_default()).await // three numbers: JSON holds them
-}
-
-/// Writes a mark of its own into the WAL: whoever has passed it holds all that was committed before.
-pub async fn write(client: &Client, text: &str) -> Result<Lsn, Fault> {
-    let row = client.query_one(EMIT, &[&text]).await.map_err(|error| pg::client::fault(&error))?;
+/// Writes a mark of its own among the commits: whoever has passed it holds all that was committed before.
+pub async fn write(client: &Client, marks: Marks, text: &str) -> Result<Lsn, Fault> {
+    let sql = match marks {
+        Marks::Wal => EMIT,
+        Marks::Journal => JOURNAL,
+    };
+    let row = client.query_one(sql, &[&text]).await.map_err(|error| pg::client::fault(&error))?;
     row.get::<_, String>(0).parse().map_err(Fault::retry)
 }

@@ -34,7 +34,7 @@ use crate::types::{Fault, Job, Progress, Table, TableReport};
 
 use check::{Teller, Tools, check};
 pub use copy::{Copy, copy};
-pub use inlet::Inlet;
+pub use inlet::{Inlet, Marks};
 pub use record::Record;
 pub use reread::reread;
 
@@ -43,6 +43,8 @@ pub struct Settings {
     /// The source.
     pub url: Url,
     pub reading: Reading,
+    /// Where marks are written at the source.
+    pub marks: Marks,
     pub target: rest::Client,
     /// The route whose checkpoint says how far the target is.
     pub route: String,

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 
-use super::inlet;
+use super::inlet::{self, Marks};
 use super::part::{Bounds, Digest, Key};
 use super::prove::Seen;
 use super::read::rows_of;
@@ -28,6 +28,7 @@ pub struct Source<'a> {
     /// ` collate …` for each, where it has one of its own.
     collations: Vec<String>,
     pub blocks: u64,
+    marks: Marks,
 }
 
 /// Rows of the source by their key, as they are now, for a repair.
@@ -53,7 +54,7 @@ const SUMS: &str = "count(*), coalesce(sum(('x' || left(m, 15))::bit(60)::int8),
 pub const MONEY: &str = "set lc_monetary = 'C'";
 
 impl<'a> Source<'a> {
-    pub async fn new(client: &'a Client, table: &'a Table) -> Result<Self, Fault> {
+    pub async fn new(client: &'a Client, table: &'a Table, marks: Marks) -> Result<Self, Fault> {
         let row = client.query_opt(LOOK, &[&table.oid, &table.key]).await.map_err(|e| pg::client::fault(&e))?;
         let row = row.ok_or_else(|| Fault::retry(format!("{} is gone from the source", table.name)))?;
         let (kind, blocks, utf8): (String, i64, bool) = (row.get(0), row.get(1), row.get(2));
@@ -75,6 +76,7 @@ impl<'a> Source<'a> {
             types: table.key.iter().map(type_of).collect(),
             collations: row.get(3),
             blocks: blocks.max(0) as u64,
+            marks,
             table,
         })
     }
@@ -86,7 +88,7 @@ impl<'a> Source<'a> {
 
     /// A mark in the WAL: whoever has passed it holds all that was seen before it was written.
     pub async fn mark(&self) -> Result<Lsn, Fault> {
-        inlet::write(self.client, "compare").await
+        inlet::write(self.client, self.marks, "compare").await
     }
 
     /// The next rows behind a key, divided into parts of `size` rows, at most `limit`; the last part of what there is

@@ -20,6 +20,24 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Says who is waited for this often.
 const SAY: u32 = 100;
 
+const FENCE: &str = "select xid::text, passed from lockstep.journal_fence()";
+const PASSED: &str = "select passed from lockstep.journal_passed($1::text::xid8)";
+const SOON: Duration = Duration::from_millis(2);
+
+/// Until every transaction that has written into the journal so far has ended.
+pub async fn until_the_horizon_passed(client: &Client) -> Result<(), Fault> {
+    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
+    let row = client.query_one(FENCE, &[]).await.map_err(fault)?;
+    let (fence, mut passed): (String, bool) = (row.get(0), row.get(1));
+    let mut wait = SOON;
+    while !passed {
+        tokio::time::sleep(wait).await; // who holds it up is told by capture
+        wait = (wait * 2).min(LOOK);
+        passed = client.query_one(PASSED, &[&fence]).await.map_err(fault)?.get(0);
+    }
+    Ok(())
+}
+
 pub async fn until_the_running_ended(client: &Client) -> Result<(), Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     let next: String = client.query_one(NEXT, &[]).await.map_err(fault)?.get(0);

@@ -25,6 +25,7 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
         rest::Client::new(&rest::Settings { url, key, ca_pem: None, timeout: Duration::from_secs(65) }).unwrap();
     reconcile::Settings {
         reading: reconcile::Reading::Digests,
+        marks: reconcile::Marks::Wal,
         url: Url::parse(&rig.pair.source.url("postgres")).unwrap(),
         target,
         route: "to_supabase".into(),
@@ -76,7 +77,7 @@ impl Route {
         let (rereads, wanted) = mpsc::channel(1);
         let (events, mut happened) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
-        let inlet = Inlet::new(run, ranges, reached);
+        let inlet = Inlet::new(run, ranges, reached, reconcile::Marks::Wal);
         let mut parts = JoinSet::new();
         let reading = capture::Settings::new(settings.url.clone());
         let progress = watch::Sender::new(capture::Progress::default());

@@ -20,6 +20,8 @@ mod fuzz;
 mod identities;
 mod in_process;
 mod jobs;
+mod journal;
+mod journal_statements;
 mod large;
 mod largest;
 mod life;

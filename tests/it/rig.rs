@@ -51,7 +51,8 @@ impl Rig {
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let off = |name: &str| (name.to_owned(), "false".to_owned());
-        let env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
+        let mut env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
+        env.extend(std::env::var("LOCKSTEP_TEST_CAPTURE").ok().map(|way| ("LOCKSTEP_CAPTURE".to_owned(), way)));
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
@@ -127,6 +128,9 @@ impl Rig {
 
     /// The same, for what may take longer than anything else.
     pub async fn settled_within(&mut self, patience: Duration) {
+        if self.by_journal() {
+            return self.journal_settled_within(patience).await;
+        }
         let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
         let confirmed =
             format!("select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots");
@@ -136,6 +140,29 @@ impl Rig {
                 self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") && self.is_streaming().await;
             // Asked again: a watermark may have passed between the two questions.
             if there && self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") {
+                return;
+            }
+            if let Some(Ok(Some(end))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("the service ended ({end}):\n{}", self.tail());
+            }
+            assert!(Instant::now() < deadline, "not settled at {end}:\n{}", self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether changes are captured by triggers.
+    pub fn by_journal(&self) -> bool {
+        self.env.iter().any(|(name, value)| name == "LOCKSTEP_CAPTURE" && value == "journal")
+    }
+
+    /// The same for a journal: what the target holds is told by the service itself.
+    async fn journal_settled_within(&mut self, patience: Duration) {
+        let end = self.pair.source.value("select pg_current_wal_insert_lsn()").await.unwrap();
+        let deadline = Instant::now() + patience;
+        loop {
+            let held = self.status().await.map(|status| status["held"].as_str().unwrap_or("0/0").to_owned());
+            let held = format!("select '{}'::pg_lsn >= '{end}'", held.unwrap_or_else(|| "0/0".into()));
+            if self.pair.source.value(&held).await.is_ok_and(|yes| yes == "t") && self.is_streaming().await {
                 return;
             }
             if let Some(Ok(Some(end))) = self.child.as_mut().map(Child::try_wait) {

@@ -97,7 +97,8 @@ async fn alone(client: &Client, name: &str) -> Result<(), Fault> {
         if tokio::time::Instant::now() > until {
             let holder = client.query_opt(HOLDER, &[&name]).await.map_err(fault)?;
             let pid = holder.map_or_else(|| "…".to_owned(), |row| row.get(0));
-            let fix = format!("stop what reads it: {}; or use another one: LOCKSTEP_SLOT", crate::remedy::terminate(&pid));
+            let fix =
+                format!("stop what reads it: {}; or use another one: LOCKSTEP_SLOT", crate::remedy::terminate(&pid));
             return Err(Fault::stop(format!("the journal {name} is read by another Lockstep (pid {pid})"), fix));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

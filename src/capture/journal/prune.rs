@@ -37,9 +37,9 @@ pub(super) async fn run(url: &pg::Url, mut checkpoint: watch::Receiver<Position>
             shrink_at = Instant::now() + SHRINK;
         }
         tokio::select! {
-            gone = closed(&mut checkpoint) => {
-                gone;
-                return prune(&client, *checkpoint.borrow()).await;
+            () = closed(&mut checkpoint) => {
+                let last = *checkpoint.borrow();
+                return prune(&client, last).await;
             }
             () = tokio::time::sleep(TICK) => {}
         }

@@ -214,8 +214,7 @@ impl<'a> Reader<'a> {
         while first < all.len() {
             let xids: Vec<&str> = all[first..].iter().map(|one| one.xid.as_str()).collect();
             let limit = self.limit;
-            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                [&xids, &from.0.to_string(), &from.1, &limit];
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&xids, &from.0.to_string(), &from.1, &limit];
             let rows = self.client.query(ROWS, &values).await.map_err(db)?;
             let (mut place, mut bytes) = (first, 0);
             for row in &rows {
@@ -341,8 +340,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         self.mark_by = Instant::now() + self.settings.mark_interval;
-        let mark =
-            Transaction { xid: 0, commit: self.upto, end, committed_at: 0, changes: Vec::new(), bytes: 0 };
+        let mark = Transaction { xid: 0, commit: self.upto, end, committed_at: 0, changes: Vec::new(), bytes: 0 };
         self.hand_on(out, mark).await
     }
 

@@ -57,6 +57,7 @@ pub const CHECKS: &[Check] = &[
     check("publication-tables", Source, Sees::Source, "every chosen table is published", publication::tables),
     check("publication-parts", Source, Sees::Source, "whole rows of all tables are published", publication::parts),
     check("publication-others", Source, Sees::Source, "nothing is published in vain", publication::others),
+    check("journal", Source, Sees::Source, "the journal's triggers are there, where it is read", source::journal),
     check("tables-chosen", Source, Sees::Source, "the choice of tables fits the source", source::choice),
     check("no-key", Source, Sees::Source, "every table has a primary key", source::no_key),
     check("unlogged", Source, Sees::Source, "every table is in the WAL", source::unlogged),
@@ -104,4 +105,28 @@ pub const CHECKS: &[Check] = &[
     check("public-rows", Tables, Both, "the publishable key does not open the tables", tables::public),
     check("sequences", Tables, Both, "sequences are not behind their columns", tables::sequences),
     check("occupied", Tables, Both, "no table holds rows of somebody else's", tables::occupied),
+];
+
+/// What only a slot needs; the journal does without.
+pub(super) const OF_A_SLOT: &[&str] = &[
+    "wal-level",
+    "wal-senders",
+    "replication-right",
+    "replication-reach",
+    "sender-timeout",
+    "decoding-memory",
+    "slot-timeout",
+    "wal-keep",
+    "slots-free",
+    "slot",
+    "slot-kind",
+    "slot-lost",
+    "slot-used",
+    "wal-retained",
+    "publication",
+    "publication-changes",
+    "publication-tables",
+    "publication-parts",
+    "publication-others",
+    "history",
 ];

@@ -312,3 +312,19 @@ pub(super) fn not_tables(case: &Case) -> Vec<Trouble> {
     };
     source.not_tables.iter().map(trouble).collect()
 }
+
+/// What stands in the way of the journal, and what it cannot see.
+pub(super) fn journal(case: &Case) -> Vec<Trouble> {
+    let Some((source, _)) = case.here() else { return Vec::new() };
+    let setup = "as owner of the tables: lockstep setup source --capture journal --apply";
+    match (&source.journal, case.settings.source.create) {
+        (None, _) => vec![Trouble::ok("changes are read from a slot: no journal is needed")],
+        (Some(Err(fault)), _) => vec![Trouble::fault(fault)],
+        (Some(Ok(plan)), _) if plan.statements.is_empty() => vec![Trouble::ok(
+            "the journal's triggers are there; sessions with session_replication_role = replica are not seen by them: \
+             what they change, the next comparison finds",
+        )],
+        (Some(Ok(_)), true) => vec![Trouble::ok("the first start makes the journal and its triggers")],
+        (Some(Ok(_)), false) => vec![Trouble::bad("triggers of the journal are missing at the source").by_hand(setup)],
+    }
+}

@@ -200,7 +200,7 @@ impl<'a> Pages<'a> {
         while left > 0 {
             let begun = Instant::now();
             if !std::mem::take(&mut first) {
-                let now = inlet::write(self.source, "compare").await?;
+                let now = inlet::write(self.source, self.settings.marks, "compare").await?;
                 self.wait(now).await?; // the stream goes first
             }
             let asked = self.settings.at_once(self.limit).min(left);

@@ -1,0 +1,183 @@
+//! By which of the two captures a route runs, and what each of them must find at the source.
+
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::recovery::{Broken, Facts, SlotFacts};
+use super::way::Way;
+use crate::capture::slot;
+use crate::config::{Capture, Settings};
+use crate::ledger::journal;
+use crate::pg::{self, Client, client};
+use crate::reconcile::Marks;
+use crate::remedy;
+use crate::types::{Fault, Lsn, Position, TableName};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Wal,
+    Journal,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Journal => "journal",
+        }
+    }
+
+    pub fn marks(self) -> Marks {
+        match self {
+            Self::Wal => Marks::Wal,
+            Self::Journal => Marks::Journal,
+        }
+    }
+
+    /// What a route was captured by; one of an earlier version names none.
+    pub fn known(source: &Value) -> Self {
+        if source["capture"] == "journal" { Self::Journal } else { Self::Wal }
+    }
+}
+
+const POSSIBLE: &str = "select exists (select from pg_replication_slots where slot_name = $1), \
+     to_regclass('lockstep.journal_state') is not null, \
+     current_setting('wal_level') = 'logical' and current_setting('max_wal_senders')::int > 0 \
+     and exists (select from pg_roles r where r.rolname = current_user and (r.rolsuper or r.rolreplication))";
+
+/// What the settings name; `auto`: what is there already, else a slot where one can be had, else triggers.
+pub async fn choose(settings: &Settings, source: &Client) -> Result<Kind, Fault> {
+    match settings.source.capture {
+        Capture::Wal => return Ok(Kind::Wal),
+        Capture::Journal => return Ok(Kind::Journal),
+        Capture::Auto => {}
+    }
+    let row = source.query_one(POSSIBLE, &[&settings.source.slot]).await.map_err(|error| client::fault(&error))?;
+    let (slot, journal, possible): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    Ok(match (slot, journal, possible) {
+        (true, _, true) | (_, false, true) => Kind::Wal,
+        _ => Kind::Journal,
+    })
+}
+
+/// Says which one it is.
+pub fn tell(settings: &Settings, kind: Kind) {
+    let why = match settings.source.capture {
+        Capture::Auto => "chosen by what the source allows",
+        _ => "as the settings say",
+    };
+    match kind {
+        Kind::Wal => info!(capture = kind.word(), why, "changes are read from a replication slot"),
+        Kind::Journal => info!(capture = kind.word(), why, "changes are read from the journal that triggers write"),
+    }
+}
+
+/// The journal keeps the checkpoint in the target only.
+pub fn fits(kind: Kind, way: Way) -> Result<(), Fault> {
+    match (kind, way) {
+        (Kind::Journal, Way::Tables) => Err(Fault::stop(
+            "capture by journal needs our SQL in Supabase, where the checkpoint is kept, and it is not installed",
+            remedy::INSTALL,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the journal can go on from the checkpoint: as `recovery::judge` has it of a slot.
+pub async fn judge_journal(source: &Client, facts: Facts) -> Result<Option<Broken>, Fault> {
+    let fresh = facts.checkpoint == Position::default();
+    let Some(found) = journal::find(source).await? else { return Ok((!fresh).then_some(Broken::JournalGone)) };
+    if !fresh && found.began > facts.checkpoint.lsn() {
+        return Ok(Some(Broken::JournalGone));
+    }
+    let slot = Some(SlotFacts { confirmed: found.confirmed, lost: false });
+    Ok(super::recovery::judge(&Facts { slot, publication: true, ..facts }))
+}
+
+/// Makes what is missing, if it may, and says from where the journal holds all.
+pub async fn ensure_journal(source: &Client, settings: &Settings, tables: &[TableName]) -> Result<Lsn, Fault> {
+    let plan = journal::plan(source, tables, None).await?;
+    if !plan.statements.is_empty() {
+        if !settings.source.create {
+            return Err(Fault::stop(
+                "the source's journal is missing, or does not fit the tables as they are",
+                "as owner of the tables: lockstep setup source --capture journal --apply",
+            ));
+        }
+        journal::apply(source, &plan).await?;
+        info!(tables = tables.len(), "made the journal's triggers");
+    }
+    let row = source.query_one("select pg_current_wal_insert_lsn()::text", &[]).await;
+    row.map_err(|error| client::fault(&error))?.get::<_, String>(0).parse().map_err(Fault::retry)
+}
+
+/// Whose changes were missed, or are known by their table only.
+pub async fn missed(source: &Client, tables: &[TableName], from: Position) -> Result<Vec<TableName>, Fault> {
+    if journal::find(source).await?.is_none() {
+        return Ok(tables.to_vec());
+    }
+    let mut missed = journal::plan(source, tables, None).await?.unwatched;
+    let (_, lost) = journal::lost(source, from.lsn()).await?;
+    missed.extend(lost.into_iter().filter(|name| tables.contains(name)));
+    Ok(missed)
+}
+
+/// What is not as the journal needs it, in words.
+pub async fn altered(source: &Client, tables: &[TableName]) -> Result<Option<String>, Fault> {
+    if journal::find(source).await?.is_none() {
+        return Ok(Some("the journal is gone from the source".into()));
+    }
+    let plan = journal::plan(source, tables, None).await?;
+    if let Some(table) = plan.unwatched.first() {
+        return Ok(Some(format!("{table} lacks a trigger of the journal")));
+    }
+    Ok((!plan.statements.is_empty()).then(|| "tables have other columns than their triggers know".to_owned()))
+}
+
+const OLD_SLOT: &str = "select active from pg_replication_slots where slot_name = $1 and plugin = 'pgoutput' \
+     and database = current_database()";
+
+/// What the other capture has left at the source: a slot that nobody reads keeps WAL for ever, and a journal that nobody
+/// reads grows. A route that has just changed takes it away, once the target knows of the change.
+pub async fn clean(source: &Client, settings: &Settings, kind: Kind, changed: bool) -> Result<(), Fault> {
+    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
+    let (what, sql) = match kind {
+        Kind::Journal => match source.query_opt(OLD_SLOT, &[&settings.source.slot]).await.map_err(fault)? {
+            Some(row) if !row.get::<_, bool>(0) => {
+                ("a replication slot", vec![remedy::drop_slot(&settings.source.slot)])
+            }
+            _ => return Ok(()),
+        },
+        Kind::Wal if journal::find(source).await?.is_some() => ("a journal", journal::remove()),
+        Kind::Wal => return Ok(()),
+    };
+    if !(changed && settings.source.create) {
+        warn!("the source still has {what}, which nobody reads and which grows: lockstep setup, or: {}", sql.join(" "));
+        return Ok(());
+    }
+    for statement in &sql {
+        source.batch_execute(statement).await.map_err(fault)?;
+    }
+    info!("took away {what} that nobody reads any more");
+    Ok(())
+}
+
+/// The slot's consistent point, or the journal's end: from there the new stream holds all.
+pub async fn begin(
+    source: &Client,
+    settings: &Settings,
+    url: &pg::Url,
+    kind: Kind,
+    tables: &[TableName],
+) -> Result<Lsn, Fault> {
+    if kind == Kind::Journal {
+        return ensure_journal(source, settings, tables).await;
+    }
+    let (slot, publication) = (&settings.source.slot, &settings.source.publication);
+    let want = slot::Want { slot, publication, tables, create: settings.source.create };
+    let made = slot::ensure(source, url, &want).await?;
+    if made.created {
+        info!(%slot, from = %made.confirmed, "made the slot");
+    }
+    Ok(made.confirmed)
+}
