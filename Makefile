@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs deploy-check grafana-check boards \
+.PHONY: help demo test test-matrix test-journal test-large test-api soak bench pictures lint fmt docs deploy-check grafana-check boards \
   servers tools rust postgres postgrest prometheus faketime browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
@@ -37,6 +37,10 @@ test: tools ## Every test, on real Postgres and real PostgREST
 test-matrix: servers ## The engine's tests on PostgreSQL 14 to 18, and a table of them (MATRIX="14 18" takes these)
 	@tests/matrix/run
 
+test-journal: tools ## The engine's tests with changes captured by triggers instead of a slot (not part of `test`)
+	@LOCKSTEP_TEST_CAPTURE=journal cargo nextest run --locked --no-fail-fast --test it \
+	  -E 'test(/^(every_change|exactly_once|chaos|copy|large|values|shapes|identities|random_schemas|reconcile)::/)' $(ARGS)
+
 test-large: servers ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
 	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
 
@@ -59,6 +63,7 @@ soak: servers ## Everything at once for 20 minutes, and both sides equal (SOAK_M
 
 bench: servers ## Side by side: Lockstep, pg_recvlogical and Postgres's own logical replication
 	@cargo bench --locked --quiet --bench replication $(if $(ARGS),-- $(ARGS))
+	@cargo bench --locked --quiet --bench journal
 
 pictures: tools ## The page's pictures in docs/pictures, taken anew by its tests
 	@mkdir -p docs/pictures; LOCKSTEP_SCREENSHOTS=1 cargo test --locked --test browser story::

@@ -26,6 +26,9 @@ pub struct Status {
     /// How rows are written: `rpc` or `tables`. Not known before both sides were looked at.
     #[serde(default)]
     pub way: Option<String>,
+    /// How changes are read: `wal` or `journal`. Not known before the source was looked at.
+    #[serde(default)]
+    pub capture: Option<String>,
     /// The target holds everything up to here.
     #[serde(with = "position")]
     pub checkpoint: Option<Position>,
@@ -309,6 +312,7 @@ impl Status {
             source: end(source.into()),
             target: end(target.into()),
             way: None,
+            capture: None,
             checkpoint: None,
             received: None,
             held: None,

@@ -44,7 +44,10 @@ begin
   else
     insert into lockstep.journal (xid, lsn, n, shape, op, at) values (x, l, 0, {shape}, 't', clock_timestamp());
   end if;
-  perform pg_notify('lockstep_journal', '');
+  -- A transaction that has rung cannot be prepared: where there may be such, the reader looks more often instead.
+  if current_setting('max_prepared_transactions') = '0' then
+    perform pg_notify('lockstep_journal', '');
+  end if;
   return null;
 end
 {quote};

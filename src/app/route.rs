@@ -279,7 +279,9 @@ async fn stream(
     let (rereads, wanted) = mpsc::channel(1);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
-    status.send_modify(|status| status.way = Some(way.word().into()));
+    status.send_modify(|status| {
+        (status.way, status.capture) = (Some(way.word().into()), Some(kind.word().into()));
+    });
     let mut report = Report::new(status, &tables, &hello.tables, &aside, checkpoint, control.clock.clone());
     report.parked(hello.parked.clone(), None);
 

@@ -87,6 +87,7 @@ fn facts(status: &Status, now: Timestamp) -> Vec<Vec<String>> {
         vec!["source".into(), end(&status.source, now)],
         vec!["target".into(), end(&status.target, now)],
         vec!["apply".into(), status.way.clone().unwrap_or_else(|| "not known".into())],
+        vec!["capture".into(), status.capture.clone().unwrap_or_else(|| "not known".into())],
         vec!["lag".into(), lag],
         vec!["rate".into(), format!("{:.0} rows/s", status.rows_per_second)],
         vec!["checkpoint".into(), place(status.checkpoint)],

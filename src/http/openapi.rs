@@ -379,7 +379,7 @@ fn schemas() -> Value {
             "state": words(&["starting", "not_configured", "copying", "streaming", "waiting", "stopped", "draining"]),
             "cause": text(), "fix": text(), "missing": {"type": "array", "items": text()},
             "version": text(), "route": text(), "started_at": text(), "updated_at": text(), "way": maybe(),
-            "source": end(), "target": end(), "checkpoint": maybe(), "received": maybe(), "held": maybe(),
+            "capture": maybe(), "source": end(), "target": end(), "checkpoint": maybe(), "received": maybe(), "held": maybe(),
             "lag": object(&["seconds", "bytes"], json!({"seconds": {"type": ["number", "null"]},
                 "bytes": {"type": ["integer", "null"]}})),
             "rows_per_second": number(), "last_error": {"type": ["object", "null"]},

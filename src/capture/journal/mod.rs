@@ -78,6 +78,9 @@ pub async fn run(
     let client = client::listen(&settings.url, "lockstep", bell.clone()).await?;
     alone(&client, &settings.name).await?;
     client.batch_execute(SESSION).await.map_err(|error| client::fault(&error))?;
+    let silent = client.query_one(SILENT, &[]).await.map_err(|error| client::fault(&error))?.get(0);
+    let poll = if silent { settings.poll.min(OFTEN) } else { settings.poll };
+    let settings = &Settings { poll, ..settings.clone() };
     tracing::info!(from = %resume, "capture reads the journal");
     let pruning = prune::run(&settings.url, watches.checkpoint.clone());
     let reading = read::Reader::new(settings, &client, bell, resume, watches).run(out);
@@ -85,6 +88,10 @@ pub async fn run(
     tracing::info!("capture ends");
     Ok(())
 }
+
+/// Where transactions may be prepared, triggers ring no bell.
+const SILENT: &str = "select current_setting('max_prepared_transactions') <> '0'";
+const OFTEN: Duration = Duration::from_millis(100);
 
 /// A predecessor that was killed holds its lock until its connection is seen to be gone.
 const HELD: Duration = Duration::from_secs(15);

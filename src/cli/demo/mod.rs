@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// How rows are written: `rpc` through our functions, or `tables` without any
     #[arg(long, value_name = "WAY", value_enum, default_value_t = Way::Rpc)]
     apply: Way,
+    /// How changes are read: `wal` from a replication slot, or `journal` that triggers write
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = Capture::Wal)]
+    capture: Capture,
     /// Where the demo keeps its clusters and demo.json [default: the user's folder for state]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -41,6 +44,12 @@ pub(super) struct Args {
 enum Way {
     Rpc,
     Tables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Capture {
+    Wal,
+    Journal,
 }
 
 /// How much traffic `--exit-when-synced` sees before it asks whether both sides are equal.
@@ -74,7 +83,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Starts all of it, waits until both sides are in step, and shows where everything is.
 async fn raise(args: &Args, dir: &std::path::Path, steps: &mut Steps) -> Result<(Stage, Probe), Failure> {
-    let mut stage = Stage::open(dir, args.apply, steps).await?;
+    let mut stage = Stage::open(dir, (args.apply, args.capture), steps).await?;
     steps.step("Lockstep, until both sides are in step", stage.in_step(IN_STEP_WITHIN)).await?;
     let mut probe = Probe::open(&stage).await?;
     let timed = steps.step("Timing changes, from commit to visible", probe.series()).await?;

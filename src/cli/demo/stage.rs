@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::super::Failure;
-use super::Way;
 use super::screen::Steps;
+use super::{Capture, Way};
 use crate::app::Outside;
 use crate::config::{self, Layers, Settings};
 use crate::configure::Configure;
@@ -67,7 +67,7 @@ pub(super) const TABLES: [&str; 12] = [
 
 impl Stage {
     /// Starts all of it in `dir`, with what is there already.
-    pub(super) async fn open(dir: &Path, way: Way, steps: &mut Steps) -> Result<Self, Failure> {
+    pub(super) async fn open(dir: &Path, (way, capture): (Way, Capture), steps: &mut Steps) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(|error| cannot("make", dir, &error))?;
         let dir = std::fs::canonicalize(dir).map_err(|error| cannot("open", dir, &error))?;
         let lock = only_one(&dir)?;
@@ -101,7 +101,7 @@ impl Stage {
 
         log_to(&dir.join("lockstep.log"))?;
         let (stop, shutdown) = watch::channel(false);
-        let lockstep = Some(start_lockstep(note.settings(page.number())?, shutdown));
+        let lockstep = Some(start_lockstep(note.settings(page.number(), capture)?, shutdown));
         Ok(Self { source, supabase, tables, note, dir, lockstep, stop, _page: page, _lock: lock })
     }
 
@@ -198,12 +198,13 @@ impl Note {
     }
 
     /// What a user of this project would have in `.env`.
-    fn settings(&self, page: u16) -> Result<Settings, Failure> {
+    fn settings(&self, page: u16, capture: Capture) -> Result<Settings, Failure> {
         let env = [
             // Found out by Lockstep itself, as a user's would.
             ("LOCKSTEP_APPLY", "auto".to_owned()),
             // A demo may go from one way to the other: what the other one brought is copied over.
             ("LOCKSTEP_EXISTING", "keep".to_owned()),
+            ("LOCKSTEP_CAPTURE", format!("{capture:?}").to_lowercase()),
             ("DATABASE_URL", self.source_url.clone()),
             ("SUPABASE_URL", self.supabase_url.clone()),
             ("SUPABASE_KEY", self.secret_key.clone()),
