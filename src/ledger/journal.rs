@@ -9,12 +9,15 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 
 use super::install;
-use crate::pg::client::{PINNED, fault};
-use crate::pg::quote::{ident, literal, table};
+use crate::pg::client::fault;
+use crate::pg::quote::{ident, literal};
 use crate::types::{Fault, Lsn, TableName};
 
+mod triggers;
+
+use triggers::{Place, SIGNATURE};
+
 const INSTALL: &str = include_str!("../../sql/source/journal.sql");
-const ON_TABLE: &str = include_str!("../../sql/source/journal_table.sql");
 
 /// What there is to do.
 #[derive(Clone, Debug, Default)]
@@ -47,29 +50,6 @@ pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
     Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)? }))
 }
 
-/// One relation that is written by statements: a table, the root of partitions, or one of the partitions.
-struct Place {
-    oid: u32,
-    name: TableName,
-    root: u32,
-    kind: String,
-    columns: Vec<String>,
-    types: Vec<u32>,
-    key: Vec<String>,
-    /// The operator that the primary key's index compares each column by, with its schema.
-    equal: Vec<String>,
-    signature: Option<String>,
-    /// Triggers of ours that are there and switched on.
-    triggers: i64,
-    body: Option<String>,
-    heirs: bool,
-}
-
-/// What a trigger function sees of the table it stands on: `{oid}`.
-const SIGNATURE: &str = "(select string_agg(a.attname || ' ' || a.atttypid || a.attgenerated::text, ',' order by a.attnum) \
-     from pg_attribute a where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped) || ' key ' || \
-     (select i.indkey::text from pg_index i where i.indrelid = {oid} and i.indisprimary)";
-
 /// Partitions have their columns in an order of their own, and lack none.
 const PLACES: &str = "
 with wanted as (
@@ -95,13 +75,12 @@ lateral (
 lateral (
   select array_agg(a.attname::text order by x.at) as key,
     array_agg(format('operator(%I.%s)', on_.nspname, o.oprname) order by x.at) as equal
-  from pg_index i, unnest(i.indkey, i.indclass) with ordinality x (attnum, class, at)
+  from pg_index i cross join unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality x (attnum, class, at)
   join pg_opclass oc on oc.oid = x.class
   join pg_amop am on am.amopfamily = oc.opcfamily and am.amopstrategy = 3
     and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
   join pg_operator o on o.oid = am.amopopr join pg_namespace on_ on on_.oid = o.oprnamespace
-  join pg_attribute a on a.attrelid = (select q.indrelid from pg_index q where q.indexrelid = i.indexrelid)
-    and a.attnum = x.attnum
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = x.attnum
   where i.indrelid = p.root and i.indisprimary
 ) k
 where k.key is not null order by p.root, p.oid";
@@ -157,7 +136,7 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
             sql += &body.text;
         }
         if place.triggers != place.wanted_triggers() {
-            sql += &place.triggers();
+            sql += &place.trigger_statements();
             if !plan.unwatched.contains(&root.name) {
                 plan.unwatched.push(root.name.clone());
             }
@@ -261,105 +240,6 @@ impl Shape {
             texts(&self.columns),
             texts(&self.key),
         )
-    }
-}
-
-/// A function's definition, and what of it the catalog keeps as its source.
-struct Function {
-    text: String,
-    prosrc: String,
-}
-
-const QUOTE: &str = "$journal$";
-
-/// Puts what belongs there in the place of each `{word}`. What is put in is not looked at again.
-fn fill(template: &str, of: impl Fn(&str) -> String) -> String {
-    let mut out = String::with_capacity(template.len() * 2);
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once('{') {
-        out.push_str(before);
-        let Some((word, behind)) = after.split_once('}') else { break };
-        out.push_str(&of(word));
-        rest = behind;
-    }
-    out.push_str(rest);
-    out
-}
-
-impl Place {
-    fn function_name(&self) -> String {
-        format!("lockstep.journal_{}", self.oid)
-    }
-
-    /// A partition that is emptied by itself is the root's to see: the journal knows no truncate of a part.
-    fn is_part(&self) -> bool {
-        self.oid != self.root
-    }
-
-    fn wanted_triggers(&self) -> i64 {
-        if self.is_part() { 3 } else { 4 }
-    }
-
-    fn function(&self, shape: i32) -> Function {
-        let of = |alias: &str, names: &[String]| {
-            let columns: Vec<String> = names.iter().map(|name| format!("{alias}.{}", ident(name))).collect();
-            format!("row({})::text", columns.join(", "))
-        };
-        let same = |alias: &str| {
-            let pairs = self.key.iter().zip(&self.equal);
-            let pairs = pairs.map(|(name, equal)| format!("t.{0} {equal} {alias}.{0}", ident(name)));
-            pairs.collect::<Vec<_>>().join(" and ")
-        };
-        let pins = PINNED.iter().filter(|(name, _)| *name != "client_encoding");
-        let pins: String = pins.map(|(name, value)| format!("set {name} = '{value}'\n")).collect();
-        let only = if self.kind == "r" { "only " } else { "" };
-        let body = fill(ON_TABLE, |what| match what {
-            "function" => self.function_name(),
-            "pins" => format!("{pins}set lc_monetary = 'C'\n"),
-            "signature_now" => SIGNATURE.replace("{oid}", "tg_relid"),
-            "signature" => literal(self.signature.as_deref().unwrap_or_default()),
-            "shape" => shape.to_string(),
-            "line" => of("t", &self.columns),
-            "key_of_n" => of("n", &self.key),
-            "key_of_o" => of("o", &self.key),
-            "key_of_t" => of("t", &self.key),
-            "t_is_n" => same("n"),
-            "t_is_o" => same("o"),
-            "table" => format!("{only}{}", table(&self.name)),
-            "schema" => literal(&self.name.schema),
-            "name" => literal(&self.name.name),
-            _ => QUOTE.to_owned(),
-        });
-        // The quotes stand twice, unless a name holds them too.
-        let mut quote = QUOTE.to_owned();
-        while body.matches(quote.as_str()).count() > 2 {
-            quote.insert(1, '_');
-        }
-        let (head, rest) = body.split_once(QUOTE).unwrap_or((&body, ""));
-        let (inner, tail) = rest.rsplit_once(QUOTE).unwrap_or((rest, ""));
-        let prosrc = inner.to_owned();
-        Function { text: format!("{head}{quote}{inner}{quote}{tail}"), prosrc }
-    }
-
-    fn triggers(&self) -> String {
-        let on = table(&self.name);
-        let mut sql = String::new();
-        for (event, tables) in [
-            ("insert", "referencing new table as new_rows "),
-            ("update", "referencing old table as old_rows new table as new_rows "),
-            ("delete", "referencing old table as old_rows "),
-            ("truncate", ""),
-        ] {
-            if event == "truncate" && self.is_part() {
-                continue;
-            }
-            sql += &format!(
-                "drop trigger if exists lockstep_journal_{event} on {on};\ncreate trigger lockstep_journal_{event} after \
-                 {event} on {on} {tables}for each statement execute function {}();\n",
-                self.function_name()
-            );
-        }
-        sql
     }
 }
 

@@ -7,9 +7,11 @@
 //! line as the positions of a slot.
 
 pub mod assemble;
+mod horizon;
 mod prune;
 mod read;
 pub mod record;
+mod shapes;
 
 use std::collections::HashSet;
 use std::sync::Arc;

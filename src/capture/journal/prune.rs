@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use crate::pg::{self, Client, client};
 use crate::types::{Fault, Position};
 
-/// Rows that one statement forgets: some tens of milliseconds, and no lock that anybody waits for.
-const ROWS: i32 = 10_000;
+/// Rows that one statement forgets: some milliseconds, for which it holds up the horizon.
+const ROWS: i32 = 2_000;
+/// Nobody waits for the disk: what a crash takes back is forgotten again.
+const SESSION: &str = "set synchronous_commit = off";
 /// Between two looks whether the checkpoint has moved.
 const TICK: Duration = Duration::from_secs(1);
 /// A journal that is empty and larger than this gives its space back, asked for this often.
@@ -23,6 +25,7 @@ const SHRINK_IT: &str = "select lockstep.journal_shrink($1)";
 /// Goes on until nobody moves the checkpoint any more.
 pub(super) async fn run(url: &pg::Url, mut checkpoint: watch::Receiver<Position>) -> Result<(), Fault> {
     let client = pg::connect(url, "lockstep journal").await?;
+    client.batch_execute(SESSION).await.map_err(|error| client::fault(&error))?;
     let (mut known, mut shrink_at) = (Position::default(), Instant::now() + SHRINK);
     loop {
         let now = *checkpoint.borrow_and_update();

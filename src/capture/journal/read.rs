@@ -1,6 +1,5 @@
 //! The one task that reads the journal: up to a horizon, whole transactions in their order, a bounded piece at a time.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,19 +7,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::assemble::{Known, Open, Row, end_of, vanished};
+use super::assemble::{Open, Row, end_of, vanished};
+use super::horizon::{self, db, lsn};
+use super::shapes::Shapes;
 use super::{Settings, Watches};
 use crate::capture::Progress;
-use crate::pg::{Client, client};
-use crate::types::{Closed, Fault, Lsn, Position, Relation, RelationColumn, Sender, TableName, Transaction};
+use crate::pg::Client;
+use crate::types::{Closed, Fault, Lsn, Position, Sender, Transaction};
 
-const LOOK: &str = "select pg_current_wal_insert_lsn()::text, \
-     exists (select from lockstep.journal where n = 0 and lsn > $1::text::pg_lsn), \
-     (extract(epoch from clock_timestamp()) * 1000000)::int8";
-const FENCE: &str = "select upto::text, xid::text, passed, flushed, clock from lockstep.journal_fence()";
-const PASSED: &str = "select passed, flushed, clock from lockstep.journal_passed($1::text::xid8)";
-/// A commit that waits for the local disk: whatever committed before is there, too.
-const FLUSH: &str = "select pg_logical_emit_message(true, 'lockstep.journal', '')::text";
 const WINDOW: &str = "select cut::text, ends::text[], xids, at \
      from lockstep.journal_window($1::text::pg_lsn, $2::text::pg_lsn, $3)";
 const ROWS: &str = "select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
@@ -29,13 +23,6 @@ const ROWS: &str = "select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key
        and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
                            case when u.place = 1 then $3::int8 else -1 end) \
        order by j.lsn, j.n) j limit $4";
-const SHAPE: &str = "select relation, schema_name, table_name, columns, types, key \
-     from lockstep.journal_shape where id = $1";
-const HOLDER: &str = "select coalesce((select format('pid %s (%s), open since %s', pid, application_name, xact_start) \
-     from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() \
-     order by age(backend_xid) desc limit 1), \
-     (select format('prepared transaction %s', gid) from pg_prepared_xacts order by prepared limit 1), 'nobody that is seen')";
-
 /// Statements that one window looks at: some 100 kB.
 const STATEMENTS: i32 = 1000;
 /// Rows of one piece: at first, before their size is known, and at most; and about how many bytes it is to have.
@@ -63,7 +50,7 @@ pub(super) struct Reader<'a> {
     /// Where the WAL ended when there was nothing more to read.
     quiet: Option<Lsn>,
     mark_by: Instant,
-    shapes: HashMap<i32, Arc<Known>>,
+    shapes: Shapes,
     seen: Progress,
     limit: i64,
 }
@@ -78,14 +65,6 @@ impl From<Fault> for Cut {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
-}
-
-fn db(error: tokio_postgres::Error) -> Fault {
-    client::fault(&error)
-}
-
-fn lsn(text: &str) -> Result<Lsn, Fault> {
-    text.parse().map_err(Fault::retry)
 }
 
 impl<'a> Reader<'a> {
@@ -108,7 +87,7 @@ impl<'a> Reader<'a> {
             upto: behind,
             quiet: None,
             mark_by: Instant::now() + settings.mark_interval,
-            shapes: HashMap::new(),
+            shapes: Shapes::default(),
             seen: Progress::default(),
             limit: FIRST_ROWS,
         }
@@ -131,7 +110,7 @@ impl<'a> Reader<'a> {
             if !self.is_quiet().await? || rung {
                 self.horizon().await?;
                 self.windows(out).await?;
-                self.quiet = Some(self.end_of_wal().await?);
+                self.quiet = Some(horizon::look(self.client, self.behind).await?.end);
             }
             self.mark(out).await?;
             self.publish(true);
@@ -141,36 +120,28 @@ impl<'a> Reader<'a> {
 
     /// Whether nothing has happened since all was read. Also says that the source is alive.
     async fn is_quiet(&mut self) -> Result<bool, Fault> {
-        let row = self.client.query_one(LOOK, &[&self.behind.to_string()]).await.map_err(db)?;
-        self.seen.sent_at = row.get(2);
-        Ok(self.quiet == Some(lsn(row.get(0))?) && !row.get::<_, bool>(1))
-    }
-
-    async fn end_of_wal(&self) -> Result<Lsn, Fault> {
-        let row = self.client.query_one(LOOK, &[&self.behind.to_string()]).await.map_err(db)?;
-        lsn(row.get(0))
+        let look = horizon::look(self.client, self.behind).await?;
+        self.seen.sent_at = look.clock;
+        Ok(self.quiet == Some(look.end) && !look.more)
     }
 
     /// Finds an end of the WAL before which nothing can appear any more, and which is on the source's disk: what a crash
     /// could take back is not handed on.
     async fn horizon(&mut self) -> Result<(), Cut> {
-        let row = self.client.query_one(FENCE, &[]).await.map_err(db)?;
-        let upto = lsn(row.get(0))?;
-        let (fence, mut passed, mut flushed): (String, bool, bool) = (row.get(1), row.get(2), row.get(3));
-        self.seen.sent_at = row.get(4);
+        let fence = horizon::fence(self.client).await?;
+        let mut now = fence.now;
         let begun = Instant::now();
         let (mut pause, mut told) = (AGAIN.0, None::<Instant>);
-        while !passed {
+        while !now.passed {
             self.pause(pause).await?;
             pause = (pause * 2).min(AGAIN.1);
-            let row = self.client.query_one(PASSED, &[&fence]).await.map_err(db)?;
-            (passed, flushed) = (row.get(0), row.get(1));
-            self.seen.sent_at = row.get(2);
-            if !passed && begun.elapsed() > STALLED {
-                self.seen.received = self.seen.received.max(upto);
+            now = horizon::passed(self.client, &fence.xid).await?;
+            self.seen.sent_at = now.clock;
+            if !now.passed && begun.elapsed() > STALLED {
+                self.seen.received = self.seen.received.max(fence.upto);
                 self.publish(false);
                 if told.is_none_or(|at| at.elapsed() > TELL) {
-                    let holder: String = self.client.query_one(HOLDER, &[]).await.map_err(db)?.get(0);
+                    let holder = horizon::holder(self.client).await?;
                     tracing::warn!(%holder, "an open transaction holds the journal up; end it, or let it end");
                     self.watches.held_up.send_replace(Some(holder));
                     told = Some(Instant::now());
@@ -180,10 +151,11 @@ impl<'a> Reader<'a> {
         if told.is_some() {
             self.watches.held_up.send_replace(None);
         }
-        if !flushed {
-            self.client.query_one(FLUSH, &[]).await.map_err(db)?;
+        if !now.flushed {
+            horizon::flush(self.client).await?;
         }
-        self.upto = upto;
+        self.seen.sent_at = now.clock;
+        self.upto = fence.upto;
         Ok(())
     }
 
@@ -292,7 +264,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Option<Row<'r>>, Fault> {
         let op = row.get::<_, String>(3).bytes().next().unwrap_or_default();
         let known = match row.get::<_, Option<i32>>(4) {
-            Some(shape) => Some(self.shape(shape).await?),
+            Some(shape) => Some(self.shapes.known(self.client, shape).await?),
             None => None,
         };
         if op == b'x' {
@@ -303,33 +275,6 @@ impl<'a> Reader<'a> {
             };
         }
         Ok(Some(Row { lsn, n, op, known, key, line }))
-    }
-
-    async fn shape(&mut self, id: i32) -> Result<Arc<Known>, Fault> {
-        if let Some(known) = self.shapes.get(&id) {
-            return Ok(known.clone());
-        }
-        let row = self.client.query_opt(SHAPE, &[&id]).await.map_err(db)?;
-        let row = row.ok_or_else(|| Fault::retry(format!("the journal does not know shape {id}")))?;
-        let (names, types, key): (Vec<String>, Vec<u32>, Vec<String>) = (row.get(3), row.get(4), row.get(5));
-        let place = |name: &String| names.iter().position(|column| column == name);
-        let places: Option<Vec<usize>> = key.iter().map(place).collect();
-        let columns = names.iter().zip(types).map(|(name, type_oid)| RelationColumn {
-            name: name.clone(),
-            key: key.contains(name),
-            type_oid,
-            type_modifier: -1,
-        });
-        let relation = Relation {
-            oid: row.get(0),
-            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
-            identity: b'd',
-            columns: columns.collect(),
-        };
-        let known = Known { relation: Arc::new(relation), key: places.unwrap_or_default() };
-        let known = Arc::new(known);
-        self.shapes.insert(id, known.clone());
-        Ok(known)
     }
 
     /// An empty transaction for WAL without anything for us, when it is time: the checkpoint stays near the source's end,
