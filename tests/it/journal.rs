@@ -78,7 +78,9 @@ async fn a_transaction_that_began_early_and_commits_late_is_not_lost_and_without
         rig.settled().await;
         let found = target(&rig, &format!("select count(*) from ledger where id in ({early}, {late})")).await;
         assert_eq!(found, if keeps { "2" } else { "1" }, "{}", rig.tail());
-        mutate(&rig, "journal_fence", HORIZON, "passed := true;").await;
+        if keeps {
+            mutate(&rig, "journal_fence", HORIZON, "passed := true;").await;
+        }
     }
 }
 

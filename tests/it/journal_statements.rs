@@ -61,6 +61,9 @@ async fn every_kind_of_statement_leaves_the_same_rows_behind() {
     rig.env.push(("LOCKSTEP_CAPTURE".into(), "journal".into()));
     std::fs::write(rig.dir.path().join("lockstep.toml"), "[tables]\nschemas = [\"public\", \"Odd\"]\n").unwrap();
     rig.pair.source.execute(TRIGGERS).await.unwrap();
+    let grant =
+        r#"grant usage on schema "Odd" to service_role; grant all on all tables in schema "Odd" to service_role"#;
+    rig.pair.supabase.cluster.execute(grant).await.unwrap();
     rig.start();
     rig.settled().await;
     let mut tables = public(&["self", "twist", "part", "parent", "child"]);
