@@ -197,7 +197,11 @@ async fn missed(
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
     let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
     let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
-    let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
+    // A table that somebody made anew in Supabase holds nothing of what was copied.
+    let emptied = |finding: &Finding| finding.copied && finding.empty && finding.rows > 0;
+    let emptied = tables.iter().zip(&hello.tables).filter(|(_, finding)| emptied(finding));
+    let emptied: Vec<TableName> = emptied.map(|(table, _)| table.name.clone()).collect();
+    let again: Vec<TableName> = copied.into_iter().filter(|name| skipped(name) || emptied.contains(name)).collect();
     if again.is_empty() {
         return Ok(hello);
     }

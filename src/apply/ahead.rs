@@ -11,6 +11,8 @@ pub struct Ahead {
     /// What an earlier start read was committed before this; not known before something is read again.
     start: Option<Position>,
     tables: HashMap<TableName, Position>,
+    /// How many times something was read.
+    reads: u64,
 }
 
 impl Ahead {
@@ -19,8 +21,14 @@ impl Ahead {
         self.start.is_none_or(|start| base < start) || self.tables.get(table).is_some_and(|&at| base < at)
     }
 
+    /// Another number: a plan that was made before may lack what it must complete by now.
+    pub fn reads(&self) -> u64 {
+        self.reads
+    }
+
     /// Rows of the table were read, with all that was committed up to `at`.
     pub fn read(&mut self, table: &TableName, at: Position) {
+        self.reads += 1;
         self.start.get_or_insert(at);
         let known = self.tables.entry(table.clone()).or_insert(at);
         *known = at.max(*known);

@@ -111,6 +111,8 @@ struct Prepared {
     batch: Batch,
     plan: Plan,
     by_row: bool,
+    /// What had been read again when it was planned.
+    reads: u64,
 }
 
 impl Apply {
@@ -120,7 +122,8 @@ impl Apply {
         loop {
             self.look_when_due().await?;
             let current = match next.take() {
-                Some(prepared) => prepared,
+                Some(prepared) if prepared.reads == self.reader.ahead().reads() => prepared,
+                Some(stale) => self.prepare(stale.batch).await?,
                 None => match self.next(&pulls).await? {
                     Some(batch) => self.prepare(batch).await?,
                     None => return self.flush().await,
@@ -213,7 +216,7 @@ impl Apply {
             send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default(), Mode::Whole);
         let answer =
             send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
-        self.take(Prepared { batch, plan: Plan::default(), by_row: true }, answer, true).await
+        self.take(Prepared { batch, plan: Plan::default(), by_row: true, reads: 0 }, answer, true).await
     }
 
     fn order(&self) -> Order {
@@ -224,7 +227,8 @@ impl Apply {
         self.complete(&mut batch).await?;
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
-        Ok(Prepared { plan: plan(&batch, &mut self.shapes, order, &copying)?, batch, by_row: false })
+        let plan = plan(&batch, &mut self.shapes, order, &copying)?;
+        Ok(Prepared { plan, batch, by_row: false, reads: self.reader.ahead().reads() })
     }
 
     async fn complete(&mut self, batch: &mut Batch) -> Result<(), Fault> {
@@ -286,7 +290,7 @@ impl Apply {
         let order = if by_row { Order::Rows } else { self.order() };
         let copying = |table: &TableName| self.copying.contains(table);
         let plan = plan(&batch, &mut self.shapes, order, &copying)?;
-        let prepared = Prepared { plan, batch, by_row };
+        let prepared = Prepared { plan, batch, by_row, reads: 0 };
         let mode = self.settings.park_rows.filter(|_| by_row).map_or(Mode::Whole, |rows| Mode::Park { rows });
         let base = self.reached.base;
         let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);

@@ -15,7 +15,7 @@ use tracing::info;
 use super::Settings;
 use super::ahead::Ahead;
 use super::answer::Lost;
-use super::plan::key;
+use super::plan::{key, with_key};
 use super::shape::{Mapped, Shapes};
 use crate::types::{Batch, Cell, Change, Fault, Position, Relation, Reread, TableName, Tuple};
 
@@ -28,6 +28,10 @@ pub struct Rereader {
 impl Rereader {
     pub fn new(rereads: mpsc::Sender<Reread>) -> Self {
         Self { rereads, ahead: Ahead::default() }
+    }
+
+    pub fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 }
 
@@ -48,10 +52,11 @@ pub async fn complete(
         }
         let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
         let wanted = copying.contains(&mapped.table) || reader.ahead.holds(&mapped.table, base);
-        if !wanted || key(old, &mapped) == key(new, &mapped) {
+        let part = with_key(old, new, &mapped);
+        if !wanted || key(old, &mapped) == key(&part, &mapped) {
             continue;
         }
-        let (relation, old, part) = (relation.clone(), old.clone(), new.clone());
+        let (relation, old) = (relation.clone(), old.clone());
         batch.changes[at] = match row(&relation, &part, batch.xid_of(at), &mapped, reader).await? {
             Some(row) => Change::Update { relation, old: Some(old), new: row.overlaid(&part) },
             None => Change::Delete { relation, old },

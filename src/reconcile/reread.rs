@@ -36,11 +36,11 @@ async fn session(url: &Url) -> Result<Client, Fault> {
     Ok(client)
 }
 
-const LOOK: &str = "select c.relkind::text, array(select coalesce(format_type(a.atttypid, -1), 'text') || \
+const LOOK: &str = "select c.relkind::text, format('%I.%I', n.nspname, c.relname), array(select coalesce(format_type(a.atttypid, -1), 'text') || \
        case when a.attcollation not in (0, 100) then ' collate ' || a.attcollation::regcollation else '' end \
      from unnest($2::text[]) with ordinality k (name, n) \
      left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped order by n) \
-     from pg_class c where c.oid = $1";
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
 
 async fn read(client: &Client, wish: &Reread) -> Result<Read, Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
@@ -48,7 +48,8 @@ async fn read(client: &Client, wish: &Reread) -> Result<Read, Fault> {
         let rows = Some(vec![None; wish.rows.len()]); // the table is gone, and its rows with it
         return Ok(Read { rows, at: wal_end(client).await? });
     };
-    let (kind, types): (String, Vec<String>) = (look.get(0), look.get(1));
+    let (kind, name, types): (String, String, Vec<String>) = (look.get(0), look.get(1), look.get(2));
+    let from = format!("{}{name}", if kind == "r" { "only " } else { "" });
     // COPY takes no parameters, but reads a setting.
     let keys = serde_json::to_string(&wish.rows).unwrap_or_default();
     client.execute("select set_config('lockstep.keys', $1, false)", &[&keys]).await.map_err(fault)?;
@@ -57,13 +58,11 @@ async fn read(client: &Client, wish: &Reread) -> Result<Read, Fault> {
     let columns = wish.relation.columns.iter().map(|column| format!(", t.{}", quote::ident(&column.name)));
     let sql = format!(
         "copy (select w.n{} from jsonb_array_elements(current_setting('lockstep.keys')::jsonb) with ordinality w (k, n) \
-         join {}{} t on {}) to stdout",
+         join {from} t on {}) to stdout",
         columns.collect::<String>(),
-        if kind == "r" { "only " } else { "" },
-        quote::table(&wish.relation.name),
         matches.collect::<Vec<_>>().join(" and "),
     );
-    begin(client, &wish.xids).await?;
+    begin(client, &from, (&name, wish.relation.oid), &wish.xids).await?;
     let rows = rows(client, &sql, wish).await;
     client.batch_execute("commit").await.map_err(fault)?;
     Ok(Read { rows: rows?, at: wal_end(client).await? })
@@ -77,12 +76,18 @@ async fn wal_end(client: &Client) -> Result<Position, Fault> {
 }
 
 /// Opens a snapshot that sees the transactions. One that waits for a synchronous standby is in the WAL, and hidden from
-/// all others, for as long as that takes.
-async fn begin(client: &Client, xids: &[u32]) -> Result<(), Fault> {
+/// all others, for as long as that takes. The lock comes first: an ALTER that rewrites the table leaves nothing in it for a
+/// snapshot that is older. By then the name may be another table's.
+async fn begin(client: &Client, from: &str, (name, oid): (&str, u32), xids: &[u32]) -> Result<(), Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     loop {
-        client.batch_execute("begin isolation level repeatable read, read only").await.map_err(fault)?;
-        let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(fault)?;
+        let begin = format!("begin isolation level repeatable read, read only; lock table {from} in access share mode");
+        client.batch_execute(&begin).await.map_err(fault)?;
+        let look = "select pg_current_snapshot()::text, coalesce(to_regclass($1)::oid = $2, false)";
+        let row = client.query_one(look, &[&name, &oid]).await.map_err(fault)?;
+        if !row.get::<_, bool>(1) {
+            return Err(Fault::retry(format!("{name} is another table now; both sides are looked at again")));
+        }
         let snapshot: Snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
         if xids.iter().all(|&xid| snapshot.sees(xid)) {
             return Ok(());
