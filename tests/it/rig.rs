@@ -16,6 +16,8 @@ pub struct Rig {
     pub pair: Pair,
     pub dir: Temp,
     pub http: u16,
+    /// Kept from others while the service is down, too.
+    _port: Port,
     /// Made once: it reads every certificate of the system.
     pub web: reqwest::Client,
     child: Option<Child>,
@@ -49,7 +51,7 @@ impl Rig {
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let http = Port::free().unwrap().number();
+        let port = Port::free().unwrap();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let off = |name: &str| (name.to_owned(), "false".to_owned());
@@ -57,7 +59,8 @@ impl Rig {
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
-            http,
+            http: port.number(),
+            _port: port,
             web: web_client(),
             child: None,
             source_url,
@@ -149,6 +152,15 @@ impl Rig {
             if round % 25 == 0 {
                 let _ = self.pair.source.value("select pg_logical_emit_message(true, 'lockstep', '{}')").await;
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until it says that it streams.
+    pub async fn streams(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().await.is_none_or(|status| status["state"] != "streaming") {
+            assert!(!self.has_ended() && Instant::now() < deadline, "it does not stream:\n{}", self.tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -33,7 +33,7 @@ pub fn settings(rig: &Rig, more: &str) {
 
 pub async fn streaming(rig: &mut Rig) {
     rig.start();
-    until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
+    rig.streams().await;
 }
 
 /// Asks the API: status and answer.

@@ -244,5 +244,5 @@ async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
         until("it answers", async || rig.get("/healthz").await.is_ok()).await;
         tokio::time::sleep(Duration::from_millis(1500)).await; // a scrape sees it
     }
-    until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
+    rig.streams().await;
 }
