@@ -32,7 +32,8 @@ pub enum WorkflowWish {
     Replay(ReplayAsked),
     /// A change in Supabase, as its webhook tells it.
     Receive {
-        payload: Value,
+        /// Its JSON, as it came.
+        payload: String,
         /// What the sender calls this delivery, if it says so.
         delivery: Option<String>,
     },

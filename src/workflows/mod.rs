@@ -16,8 +16,10 @@ mod change;
 mod condition;
 mod courier;
 mod desk;
+mod fit;
 mod guard;
 mod incoming;
+mod noted;
 mod post;
 mod record;
 mod redact;
@@ -26,6 +28,7 @@ mod rule;
 mod sign;
 mod tap;
 mod template;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;

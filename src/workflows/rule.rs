@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::action::{Action, WHEN};
 use super::change::Sides;
 use super::condition::{Condition, Field, Wrong};
+use super::row::holds_nul;
 use super::template::Name;
 use crate::ledger::workflows::Stored;
 use crate::types::TableName;
@@ -273,7 +274,7 @@ pub fn draft(id: &str, draft: &Value) -> Result<(Stored, Workflow), Wrong> {
         Some(_) => return Err(Wrong::new("action_config", "is not a JSON object")),
         None => return Err(Wrong::new("action_config", "is missing")),
     };
-    if draft.to_string().contains("\\u0000") {
+    if holds_nul(&draft.to_string()) {
         return Err(Wrong::new("action_config", "holds the character \\u0000, which Postgres cannot store"));
     }
     for key in WHEN {

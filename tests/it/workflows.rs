@@ -64,6 +64,7 @@ async fn delivered(rig: &Rig, many: usize) -> Vec<Value> {
 async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_record() {
     let (mut rig, receiver) = rig(AGENTS).await;
     rig.env.push(("LOCKSTEP_AGENT_API_TOKEN".into(), "agents-only".into()));
+    rig.env.retain(|(name, _)| name != "LOCKSTEP_ACTIVITY");
     rig.pair
         .source
         .execute("insert into agents select i, 'a' || i, 'old' from generate_series(1, 24) i")
@@ -108,6 +109,15 @@ async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_r
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &out["runs"][0]["id"]), (Some(0), &run["id"]));
     assert!(rig.metric("lockstep_workflow_tries_total{result=\"delivered\"}").await >= 1.0);
+    // What plain SQL changes stands in the time line.
+    for (sql, line) in [
+        ("update supabase_sync_workflows set enabled = false", "workflow Process New Agents: is off"),
+        ("delete from supabase_sync_workflows", "workflow Process New Agents: is deleted"),
+    ] {
+        rig.pair.source.execute(sql).await.unwrap();
+        let told = async || ask(&rig, "GET", "/api/activity?kind=workflow", None).await.1.to_string();
+        until(line, async || told().await.contains(line)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
