@@ -274,6 +274,9 @@ pub fn draft(id: &str, draft: &Value) -> Result<(Stored, Workflow), Wrong> {
         Some(_) => return Err(Wrong::new("action_config", "is not a JSON object")),
         None => return Err(Wrong::new("action_config", "is missing")),
     };
+    if text("workflow_name")?.contains(char::is_control) {
+        return Err(Wrong::new("workflow_name", "must be one line, without control characters"));
+    }
     if holds_nul(&draft.to_string()) {
         return Err(Wrong::new("action_config", "holds the character \\u0000, which Postgres cannot store"));
     }
@@ -339,6 +342,8 @@ mod tests {
             (json!({"watched_columns": "a"}), "watched_columns"),
             (json!({"workflow_name": " "}), "workflow_name"),
             (json!({"workflow_name": 7}), "workflow_name"),
+            (json!({"workflow_name": "a\nb"}), "workflow_name"),
+            (json!({"workflow_name": "\u{1b}[31m"}), "workflow_name"),
             (json!({"trigger_table": ""}), "trigger_table"),
             (json!({"side": "both"}), "side"),
             (json!({"condition": {"field": "x"}}), "condition.field"),

@@ -94,7 +94,7 @@ mod tests {
     fn a_row_stays_the_text_that_it_was_whatever_it_holds() {
         for row in [
             r#"{"n":12345678901234567890.1234567890123456789}"#,
-            r#"{"n":1e400,"m":-0.0}"#,
+            r#"{"m":-0.0,"n":1e400}"#,
             r#"{"a":"\u202Ertl\u2066 <img src=x> \\u0000 \ud83d\ude00"}"#,
             r#"{"":{"deep":[[[["x"]]]]},"__proto__":{}}"#,
         ] {

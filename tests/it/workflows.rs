@@ -74,10 +74,14 @@ async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_r
     // One script: the workflow counts for what commits behind it, and at once.
     let agent = r#"insert into agents values (25, 'agent-25', 'Ann "A"', 'idle', '{rust,"a b"}', '{"region": "eu"}')"#;
     rig.pair.source.execute(EXAMPLE).await.unwrap();
+    // As a route writes it that brings changes from the other side.
+    let echo = "begin; select pg_logical_emit_message(true, 'lockstep', 'from_supabase');
+        insert into agents (id, name) values (26, 'Bo'); commit";
+    rig.pair.source.execute(echo).await.unwrap();
     rig.pair.source.execute(agent).await.unwrap();
     rig.pair.source.execute("update agents set status = 'busy'").await.unwrap();
     let all = delivered(&rig, 1).await;
-    assert_eq!(all.len(), 1, "neither the first copy nor an update is an insert: {all:?}");
+    assert_eq!(all.len(), 1, "neither the first copy nor an echo nor an update is an insert: {all:?}");
     let (run, hits) = (&all[0], receiver.hits());
     assert_eq!(hits.len(), 1);
     assert_eq!(hits[0].path, "/agents/central_orchestrator/tasks");
@@ -285,6 +289,12 @@ async fn a_notification_reaches_who_listens_and_a_deleted_workflow_leaves_no_run
     let sent = &runs(&rig, "state=delivered").await[0];
     let (_, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{}", sent["id"].as_str().unwrap()), None).await;
     assert_eq!((&detail["request"]["method"], &detail["request"]["body"]), (&json!("NOTIFY"), &json!("Ann came")));
+    // The type json keeps what jsonb refuses; a run that holds it is shown all the same.
+    let id = sent["id"].as_str().unwrap();
+    let odd = format!("update lockstep.workflow_run set new_row = '{{\"j\": \"a\\u0000\"}}' where id = '{id}'");
+    rig.pair.source.execute(&odd).await.unwrap();
+    let (status, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{id}"), None).await;
+    assert_eq!((status, detail["new"]["j"].as_str()), (200, Some("a\0")), "{detail}");
     until("the other is tried again", async || receiver.hits().len() > 2).await;
     rig.pair
         .source
