@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::info;
 
 use super::action::Request;
+use super::asked;
 use super::catalog;
 use super::change::Sides;
 use super::condition::Wrong;
@@ -25,7 +26,7 @@ use super::{Bell, SESSION, Settings, redact};
 use crate::ledger::workflow_runs::{self as runs, Claimed};
 use crate::ledger::workflows::{self, Stored, Workflows};
 use crate::pg::{self, Client};
-use crate::types::{Command, Fault, Order, Refusal, ReplayAsked, RunsAsked, TableName, WorkflowWish};
+use crate::types::{Command, Fault, FireAsked, Order, Refusal, ReplayAsked, RunsAsked, TableName, WorkflowWish};
 
 pub struct Desk {
     settings: Settings,
@@ -81,6 +82,7 @@ impl Desk {
             WorkflowWish::Delete { id } => self.delete(id).await,
             WorkflowWish::Enable { id, enabled } => self.enable(id, *enabled).await,
             WorkflowWish::Test { id } => self.test(id).await,
+            WorkflowWish::Fire(asked) => self.fire(asked).await,
             WorkflowWish::DryRun(body) => self.dry_run(body).await,
             WorkflowWish::Runs(asked) => self.runs(asked).await,
             WorkflowWish::Run { id } => self.run(id).await,
@@ -237,6 +239,15 @@ impl Desk {
         Ok(json!({"run": id}))
     }
 
+    async fn fire(&mut self, asked: &FireAsked) -> Result<Value, Refusal> {
+        let stored = self.find(&asked.id).await?;
+        let workflow = Workflow::parse(&stored).map_err(refused)?;
+        let (client, _) = self.tools()?;
+        let (rows, fired) = asked::fire(client, &workflow, asked).await?;
+        self.bell.notify_one();
+        Ok(json!({"rows": rows, "runs": fired}))
+    }
+
     async fn dry_run(&mut self, body: &Value) -> Result<Value, Refusal> {
         let (_, workflow) = draft("00000000-0000-0000-0000-000000000000", body).map_err(refused)?;
         let Some((seen, from)) = self.sample(&workflow).await? else {
@@ -387,7 +398,7 @@ fn seen(event: Event, new: Option<String>, old: Option<String>, key: Vec<String>
 }
 
 /// The values of the key's columns, as texts; of a row without them all of it.
-fn key_of(row: &str, names: &[String]) -> Vec<String> {
+pub(super) fn key_of(row: &str, names: &[String]) -> Vec<String> {
     let read = Row::parse(row).unwrap_or_default();
     let text = |name: &String| read.get(name).map(plain);
     names.iter().map(text).collect::<Option<Vec<_>>>().unwrap_or_else(|| vec![hash(&[row])])
@@ -408,9 +419,13 @@ fn named(wish: &WorkflowWish) -> Result<(), Refusal> {
         | WorkflowWish::Delete { id }
         | WorkflowWish::Enable { id, .. }
         | WorkflowWish::Test { id }
+        | WorkflowWish::Fire(FireAsked { id, .. })
             if odd(id) =>
         {
             Err(Refusal::NotFound("there is no such workflow".into()))
+        }
+        WorkflowWish::Fire(FireAsked { keys, .. }) if keys.iter().flatten().any(|text| text.contains('\0')) => {
+            Err(Refusal::invalid("keys", "hold the character \\u0000, which no key has"))
         }
         WorkflowWish::Runs(RunsAsked { workflow: Some(id), .. })
         | WorkflowWish::Replay(ReplayAsked { workflow: Some(id), .. })
@@ -432,6 +447,7 @@ fn what(wish: &WorkflowWish) -> &'static str {
         WorkflowWish::Enable { enabled: true, .. } => "enable",
         WorkflowWish::Enable { .. } => "disable",
         WorkflowWish::Test { .. } => "test",
+        WorkflowWish::Fire(_) => "fire",
         WorkflowWish::DryRun(_) => "dry run",
         WorkflowWish::Runs(_) | WorkflowWish::Run { .. } => "runs",
         WorkflowWish::Replay(_) => "replay",
@@ -447,10 +463,10 @@ async fn open(settings: &Settings) -> Result<(Client, Workflows), Fault> {
     Ok((client, table))
 }
 
-fn refused(wrong: Wrong) -> Refusal {
+pub(super) fn refused(wrong: Wrong) -> Refusal {
     Refusal::invalid(wrong.field, wrong.cause)
 }
 
-fn unavailable(fault: Fault) -> Refusal {
+pub(super) fn unavailable(fault: Fault) -> Refusal {
     Refusal::Unavailable(fault.to_string())
 }

@@ -11,6 +11,7 @@
 //! is a hash of workflow, position and change. What is recorded is delivered at least once, under that id.
 
 pub mod action;
+mod asked;
 mod catalog;
 mod change;
 mod condition;

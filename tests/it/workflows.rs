@@ -238,6 +238,38 @@ async fn a_dead_run_is_replayed_under_its_id_signed_by_both_secrets_and_in_the_o
     assert_eq!((status, refusal["field"].as_str()), (400, Some("ids")));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_first_copy_fire_when_it_is_asked_for_each_once_a_round_and_too_many_fire_none() {
+    let (mut rig, receiver) = rig(AGENTS).await;
+    let fill = "insert into agents select i, 'a' || i, 'old', case when i % 2 = 0 then 'busy' end \
+                from generate_series(1, 24) i; insert into tasks select i from generate_series(1, 10001) i";
+    rig.pair.source.execute(fill).await.unwrap();
+    streaming(&mut rig).await;
+    let draft = |table: &str| {
+        json!({"workflow_name": table, "trigger_table": table, "trigger_event": "INSERT",
+            "action_config": {"type": "trigger_agent_task", "agent_id": "a", "action": "b"}})
+    };
+    let mut busy = draft("agents");
+    busy["condition"] = json!({"field": "new.status", "op": "eq", "value": "busy"});
+    let id = ask(&rig, "POST", "/api/workflows", Some(busy)).await.1["id"].as_str().unwrap().to_owned();
+    let fire = format!("/api/workflows/{id}/fire");
+    assert_eq!(ask(&rig, "POST", &fire, None).await, (200, json!({"rows": 12, "runs": 12})));
+    assert_eq!(ask(&rig, "POST", &fire, None).await, (200, json!({"rows": 12, "runs": 0})), "none to two");
+    delivered(&rig, 12).await;
+    assert_eq!(receiver.hits()[0].json()["new"]["status"], "busy");
+    // Rows that a repair brought, by their keys; one of them does not fit, one is not there.
+    let some = json!({"keys": [["2"], ["3"], ["99"]], "round": "repair of today"});
+    assert_eq!(ask(&rig, "POST", &fire, Some(some)).await, (200, json!({"rows": 1, "runs": 1})));
+    let (code, out, error) = rig.verb(&["workflow", "fire", &id, "--key", "4", "--round", "by hand"]).await;
+    assert_eq!((code, out.trim()), (Some(0), "1 rows fit, 1 runs are new"), "{error}");
+    let all = delivered(&rig, 14).await;
+    assert_eq!((all.len(), receiver.hits().len()), (14, 14));
+    let id = ask(&rig, "POST", "/api/workflows", Some(draft("tasks"))).await.1["id"].as_str().unwrap().to_owned();
+    let (status, refusal) = ask(&rig, "POST", &format!("/api/workflows/{id}/fire"), None).await;
+    assert!(status == 409 && refusal["error"].as_str().unwrap().contains("nothing was fired"), "{refusal}");
+    assert_eq!(runs(&rig, "").await.len(), 14);
+}
+
 fn signed(secret: &str, hit: &super::receiver::Hit) -> String {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
