@@ -19,7 +19,7 @@ use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
-use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
+use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
 use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::clock::SourceClock;
@@ -28,7 +28,7 @@ use crate::jobs::Work;
 use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
-use crate::status::Status;
+use crate::status::{State, Status};
 use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
@@ -90,7 +90,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, refused, &control.timeline) => ready?,
+        ready = look(settings, status, refused, &control.timeline) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -99,7 +99,12 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> Result<Ready, Fault> {
+async fn look(
+    settings: &Settings,
+    status: &watch::Sender<Status>,
+    refused: &[Refused],
+    timeline: &Timeline,
+) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
@@ -136,6 +141,8 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
     let found = found.map(|facts| recovery::Facts { checkpoint, known_timeline, ..facts });
     let broken = found.as_ref().and_then(recovery::judge);
     if let Some(broken) = broken {
+        // What was said of the last stream does not hold for the next one.
+        status.send_modify(|status| status.state = State::Starting);
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
         let what = "the stream begins anew, and every table is compared and repaired";
         timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
@@ -260,6 +267,7 @@ async fn stream(
     let (pulls, pulled) = mpsc::channel(2);
     // One row at a time is asked for.
     let (rereads, wanted) = mpsc::channel(1);
+    let reader = Rereader::new(rereads);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     status.send_modify(|status| status.way = Some(way.word().into()));
@@ -317,7 +325,7 @@ async fn stream(
                 copying,
                 reached: Reached::new(checkpoint, settled, durable),
                 events,
-                rereads,
+                reader,
                 parked: Parked::new(hello.parked.clone()),
                 staged: None,
             };
@@ -329,7 +337,7 @@ async fn stream(
             let begun = checkpoint > Position::default();
             let request_bytes = settings.apply.max_batch_bytes;
             let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
-            let joints = Joints { client: applying, shapes, copying, settled, durable, events, rereads };
+            let joints = Joints { client: applying, shapes, copying, settled, durable, events, reader };
             parts.spawn_on(Tables::new(how, facts, joints).run(pulls), lane.handle());
         }
     }

@@ -4,6 +4,7 @@
 //! checkpoint in the transaction that writes the rows. So a request whose outcome is unknown is simply sent again,
 //! under the same base: if it was carried out, the answer is `duplicate`.
 
+mod ahead;
 mod answer;
 mod encode;
 mod fold;
@@ -25,11 +26,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::rest;
-use crate::types::{Batch, Fault, ParkedRows, Position, Pull, Reread, TableName};
+use crate::types::{Batch, Fault, ParkedRows, Position, Pull, TableName};
 use answer::Answer;
 pub use limits::Limits;
 pub use park::Parked;
 use plan::{Order, Plan, plan};
+pub use reread::Rereader;
 use send::Mode;
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
@@ -83,7 +85,7 @@ pub struct Apply {
     pub reached: Reached,
     pub events: mpsc::UnboundedSender<Event>,
     /// Asks for rows of the source that a change holds only in part.
-    pub rereads: mpsc::Sender<Reread>,
+    pub reader: Rereader,
     pub parked: Parked,
     pub staged: Option<Staged>,
 }
@@ -219,12 +221,14 @@ impl Apply {
     }
 
     async fn prepare(&mut self, mut batch: Batch) -> Result<Prepared, Fault> {
-        if !self.copying.is_empty() {
-            reread::complete(&mut batch, &self.copying, &mut self.shapes, &self.rereads).await?;
-        }
+        self.complete(&mut batch).await?;
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
         Ok(Prepared { plan: plan(&batch, &mut self.shapes, order, &copying)?, batch, by_row: false })
+    }
+
+    async fn complete(&mut self, batch: &mut Batch) -> Result<(), Fault> {
+        reread::complete(batch, self.reached.base, &self.copying, &mut self.shapes, &mut self.reader).await
     }
 
     /// Acts on the answer to a batch.
@@ -267,8 +271,9 @@ impl Apply {
             Answer::Refused(refusal) => Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some())),
             Answer::Missing(refusal) => {
                 let Prepared { mut batch, by_row, .. } = prepared;
-                reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &self.rereads, &self.settings)
+                reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &mut self.reader, &self.settings)
                     .await?;
+                self.complete(&mut batch).await?;
                 self.once_more(batch, by_row).await
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::read::rows_of;
 use crate::pg::{self, Client, Url, quote};
-use crate::types::{Cell, Fault, Reread, Snapshot, Tuple, TupleBuilder};
+use crate::types::{Cell, Fault, Position, Read, Reread, Snapshot, Tuple, TupleBuilder};
 
 /// A commit becomes visible within microseconds, mostly.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -22,8 +22,8 @@ pub async fn reread(url: &Url, mut wanted: mpsc::Receiver<Reread>) -> Result<(),
             Some(client) => client,
             none => none.insert(pg::connect(url, "lockstep reread").await?),
         };
-        let rows = read(client, &wish).await?;
-        let _ = wish.reply.send(rows); // who asked may be gone; the next one asks again
+        let read = read(client, &wish).await?;
+        let _ = wish.reply.send(read); // who asked may be gone; the next one asks again
     }
     Ok(())
 }
@@ -34,10 +34,11 @@ const LOOK: &str = "select c.relkind::text, array(select coalesce(format_type(a.
      left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped order by n) \
      from pg_class c where c.oid = $1";
 
-async fn read(client: &Client, wish: &Reread) -> Result<Option<Vec<Option<Tuple>>>, Fault> {
+async fn read(client: &Client, wish: &Reread) -> Result<Read, Fault> {
     let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
     let Some(look) = client.query_opt(LOOK, &[&wish.relation.oid, &wish.key]).await.map_err(fault)? else {
-        return Ok(Some(vec![None; wish.rows.len()])); // the table is gone, and its rows with it
+        let rows = Some(vec![None; wish.rows.len()]); // the table is gone, and its rows with it
+        return Ok(Read { rows, at: wal_end(client).await? });
     };
     let (kind, types): (String, Vec<String>) = (look.get(0), look.get(1));
     // COPY takes no parameters, but reads a setting.
@@ -57,7 +58,14 @@ async fn read(client: &Client, wish: &Reread) -> Result<Option<Vec<Option<Tuple>
     begin(client, &wish.xids).await?;
     let rows = rows(client, &sql, wish).await;
     client.batch_execute("commit").await.map_err(fault)?;
-    rows
+    Ok(Read { rows: rows?, at: wal_end(client).await? })
+}
+
+/// Behind everything that a snapshot before it saw.
+async fn wal_end(client: &Client) -> Result<Position, Fault> {
+    let row = client.query_one("select pg_current_wal_insert_lsn()::text", &[]).await;
+    let text: String = row.map_err(|error| pg::client::fault(&error))?.get(0);
+    text.parse().map(Position::at).map_err(|cause: String| Fault::retry(cause))
 }
 
 /// Opens a snapshot that sees the transactions. One that waits for a synchronous standby is in the WAL, and hidden from

@@ -29,7 +29,7 @@ pub use parked::{ParkedAction, ParkedChoice, ParkedRows, ParkedWish};
 pub use queue::{Closed, Receiver, Sender, queue};
 pub use range::{Merged, Range, Watermark};
 pub use report::{Difference, DifferenceKind, Job, Phase, Progress, TableReport, Verdict};
-pub use reread::Reread;
+pub use reread::{Read, Reread};
 pub use settings::{SettingsAsk, SettingsOrder};
 pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};

@@ -25,11 +25,6 @@ async fn guarded() -> Rig {
     rig
 }
 
-fn client() -> reqwest::Client {
-    let none = reqwest::redirect::Policy::none();
-    reqwest::Client::builder().no_proxy().redirect(none).build().unwrap()
-}
-
 async fn send(
     rig: &Rig,
     method: Method,
@@ -37,7 +32,7 @@ async fn send(
     headers: &[(&str, &str)],
     body: impl Into<reqwest::Body>,
 ) -> reqwest::Result<Response> {
-    let mut request = client().request(method, format!("http://127.0.0.1:{}{path}", rig.http)).body(body);
+    let mut request = rig.web.request(method, format!("http://127.0.0.1:{}{path}", rig.http)).body(body);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

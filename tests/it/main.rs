@@ -47,3 +47,4 @@ mod values;
 mod webhook;
 mod workflows;
 mod workflows_fire;
+mod younger;

@@ -20,8 +20,7 @@ fn inserted(name: &str) -> Value {
 }
 
 async fn knock(rig: &Rig, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request = client.post(format!("http://127.0.0.1:{}/webhooks/supabase", rig.http)).body(body.to_owned());
+    let mut request = rig.web.post(format!("http://127.0.0.1:{}/webhooks/supabase", rig.http)).body(body.to_owned());
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

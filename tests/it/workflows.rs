@@ -38,9 +38,8 @@ pub async fn streaming(rig: &mut Rig) {
 
 /// Asks the API: status and answer.
 pub async fn ask(rig: &Rig, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://127.0.0.1:{}{path}", rig.http);
-    let mut request = client.request(method.parse().unwrap(), url);
+    let mut request = rig.web.request(method.parse().unwrap(), url);
     if let Some(body) = body {
         request = request.json(&body);
     }

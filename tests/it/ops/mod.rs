@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::process::Child;
 
-use super::rig::{Rig, until};
+use super::rig::{Rig, until, web_client};
 use prometheus::Prometheus;
 
 const TABLES: &str = "
@@ -82,8 +82,9 @@ async fn demo(temp: &Temp) -> (Child, String) {
     until("the demo is up", async || kept.exists()).await;
     let facts: Value = serde_json::from_str(&std::fs::read_to_string(&kept).unwrap()).unwrap();
     let address = facts["page_url"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let web = web_client();
     until("the demo is in step", async || {
-        let ready = reqwest::get(format!("http://{address}/readyz")).await;
+        let ready = web.get(format!("http://{address}/readyz")).send().await;
         ready.is_ok_and(|answer| answer.status().is_success())
     })
     .await;
@@ -249,8 +250,7 @@ async fn starts_again_and_again_without_its_slot(rig: &mut Rig) {
             .await;
         }
         rig.start();
-        let answers = format!("http://127.0.0.1:{}/healthz", rig.http);
-        until("it answers", async || reqwest::get(&answers).await.is_ok()).await;
+        until("it answers", async || rig.get("/healthz").await.is_ok()).await;
         tokio::time::sleep(Duration::from_millis(1500)).await; // a scrape sees it
     }
     until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
