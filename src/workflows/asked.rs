@@ -53,8 +53,11 @@ async fn runs(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Re
         let rows = reading.query("fetch 500 from asked", &[]).await.map_err(gone)?;
         for row in &rows {
             let row: String = row.get(0);
-            bytes += row.len();
-            runs.extend(run(workflow, &table.key, &asked.round, row)?);
+            let size = row.len();
+            if let Some(run) = run(workflow, &table.key, &asked.round, row)? {
+                bytes += size;
+                runs.push(run);
+            }
         }
         if runs.len() > MOST || bytes > BYTES {
             let why = format!("more than {MOST} rows or 64 MiB: name keys, or narrow the condition; nothing was fired");
