@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::copy::SEARCH_PATH;
 use super::read::rows_of;
 use crate::pg::{self, Client, Url, quote};
 use crate::types::{Cell, Fault, Position, Read, Reread, Snapshot, Tuple, TupleBuilder};
@@ -20,12 +21,19 @@ pub async fn reread(url: &Url, mut wanted: mpsc::Receiver<Reread>) -> Result<(),
     while let Some(wish) = wanted.recv().await {
         let client = match &mut client {
             Some(client) => client,
-            none => none.insert(pg::connect(url, "lockstep reread").await?),
+            none => none.insert(session(url).await?),
         };
         let read = read(client, &wish).await?;
         let _ = wish.reply.send(read); // who asked may be gone; the next one asks again
     }
     Ok(())
+}
+
+/// A key whose type an extension brought is compared by that type's operator, which must be in sight.
+async fn session(url: &Url) -> Result<Client, Fault> {
+    let client = pg::connect(url, "lockstep reread").await?;
+    client.query_one(SEARCH_PATH, &[]).await.map_err(|error| pg::client::fault(&error))?;
+    Ok(client)
 }
 
 const LOOK: &str = "select c.relkind::text, array(select coalesce(format_type(a.atttypid, -1), 'text') || \

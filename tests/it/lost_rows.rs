@@ -155,3 +155,20 @@ async fn rows_of_a_repair_that_only_came_too_early_do_not_park_beside_one_that_i
     assert!(parked.iter().all(|line| line.ends_with("rows=1")), "{parked:#?}");
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_read_again_by_a_key_whose_type_an_extension_brought() {
+    let tables = "create schema ext; create extension ltree schema ext;
+        create table tree (path ext.ltree primary key, n int, body text); alter table tree alter body set storage external";
+    let fill = "insert into tree values ('a.b', 0, repeat('x', 5000)), ('a.c', 0, repeat('y', 5000))";
+    let mut rig = streaming("", &[], tables, fill).await;
+    rig.pair.supabase.execute("delete from tree").await.unwrap();
+    source(
+        &rig,
+        "update tree set n = 1 where path::text = 'a.b'; update tree set path = 'a.d' where path::text = 'a.c'",
+    )
+    .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["tree"])).await;
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
