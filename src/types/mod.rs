@@ -34,4 +34,4 @@ pub use settings::{SettingsAsk, SettingsOrder};
 pub use snapshot::Snapshot;
 pub use table::{Column, Table, TableName};
 pub use tuple::{Cell, Malformed, Tuple, TupleBuilder};
-pub use workflow::{ReplayAsked, RunsAsked, WorkflowWish};
+pub use workflow::{FireAsked, ReplayAsked, RunsAsked, WorkflowWish};
