@@ -134,6 +134,16 @@ async fn status_tells_what_the_service_knows_and_exits_0_only_in_step() {
     assert!(text(&output.stderr).contains("wants another token"));
 }
 
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
+    command.args(["setup", "supabase", "--print"]).stdout(std::process::Stdio::piped());
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(141), ""));
+}
+
 /// A page that names a verb which is not there, or has another name, fails here.
 #[test]
 fn every_verb_that_the_readme_names_answers_to_help() {

@@ -221,7 +221,7 @@ begin
              op = 'rekey' and w.i <= jsonb_array_length(part->'key') as is_old,
              a.attidentity = 'a' as always, -- an identity that only an insert may set
              -- unnest() would take a composite apart (a domain may be one), and not every array is cut by commas.
-             t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+             t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typcategory = 'C'
                or t.typdelim <> ',' as as_text,
              format_type(t.oid, -1) as type, t.typarray, t.typnamespace, t.oid as type_oid,
              -- For a comparison, where the column has one of its own: a hash join asks for it.
@@ -369,10 +369,10 @@ begin
   if touched < (part->>'rows')::bigint and part->>'op' <> 'delete' then
     touched := lockstep.identify(part, vals, relation, touched);
     -- Upserts that wrote nothing: in a table of nothing but its key that is as it should be. While a table is being
-    -- copied, the row of a patch is brought by a later range.
+    -- copied, the row of a patch is brought by a later range. (One that is compared has no cursor.)
     if touched >= 0 and touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
       or exists (select from lockstep.copy c where c.route = route_name
-            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and c.done))
+            and c.schema_name = part->>'schema' and c.table_name = part->>'table' and (c.done or c.cursor is null)))
     then
       return -1;
     end if;
@@ -626,6 +626,8 @@ end $$;
 -- would otherwise bring 8 s. The parameter has no name, so that PostgREST passes the body on unread.
 create or replace function public.lockstep_apply(bytea) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set statement_timeout = '120s'
+  -- What a policy hides must be an error, and NULL is no text.
+  set row_security = off set array_nulls = on
 as $$
 begin
   -- A large one is not tried in vain.

@@ -60,7 +60,7 @@ begin
     -- What a statement names comes from the table's name and columns: two tables may change places. That a server restarted
     -- may mean that it is another one.
     lateral (select md5(concat(c.oid, p->>'op', p->'schema', p->'table', p->'columns', p->'key')) as id,
-      concat(pg_postmaster_start_time(), c.relkind, string_agg(a.xmin || ' ' || a.atttypid::regtype, ',')) as token
+      concat(pg_postmaster_start_time(), c.relkind, string_agg(a.xmin || ' ' || a.atttypid::regtype || a.attcollation::regcollation, ',')) as token
       from pg_attribute a where a.attrelid = c.oid and a.attnum > 0) k,
     coalesce(nullif(current_setting('role', true), 'none'), session_user) who
   loop
@@ -137,7 +137,7 @@ begin
       from jsonb_array_elements_text(part->'columns') with ordinality w (name, i)
       join pg_attribute a on a.attrelid = relation and a.attname = w.name and a.attnum > 0 and not a.attisdropped
       join pg_type t on t.oid = a.atttypid,
-      lateral (select t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typtype in ('c', 'd')
+      lateral (select t.typarray = 0 or (t.typcategory = 'A' and t.typtype = 'b') or t.typcategory = 'C'
                  or t.typdelim <> ',') x (as_text)) typed);
   insert into lockstep.shape (id, token, statement) values (shape_id, shape_token, made)
   on conflict (id) do update set token = excluded.token, statement = excluded.statement;

@@ -72,7 +72,7 @@ impl Crew {
         let kept = settings.state.activity.then(|| (url.clone(), create, boards.clone(), status.subscribe()));
         let (look_again, _) = watch::channel(0);
         let bell = crate::workflows::Bell::default();
-        let office = Office::new(settings, bell.clone(), wishes)?;
+        let office = Office::new(settings, bell.clone(), timeline.clone(), wishes)?;
         let commands =
             Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
         let keeper = settings.state.enabled.then(|| Keeper {

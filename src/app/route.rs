@@ -20,7 +20,7 @@ use super::tables::{self, Aside, Refused};
 use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
-use crate::apply::{Apply, Limits, Parked, Reached, Shapes};
+use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
 use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::clock::SourceClock;
@@ -29,7 +29,7 @@ use crate::jobs::Work;
 use crate::ledger::{journal, progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
-use crate::status::Status;
+use crate::status::{State, Status};
 use crate::types::{Activity, CopyMark, Fault, Job, Lsn, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
@@ -94,7 +94,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, refused, &control.timeline) => ready?,
+        ready = look(settings, status, refused, &control.timeline) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -103,7 +103,12 @@ pub async fn run(
 }
 
 /// Looks at both sides. The slot is made last, when everything else is right: a slot that nobody reads holds WAL.
-async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> Result<Ready, Fault> {
+async fn look(
+    settings: &Settings,
+    status: &watch::Sender<Status>,
+    refused: &[Refused],
+    timeline: &Timeline,
+) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
     let source = pg::connect(&url, "lockstep").await?;
@@ -160,6 +165,8 @@ async fn look(settings: &Settings, refused: &[Refused], timeline: &Timeline) -> 
         }
     };
     if let Some(broken) = broken {
+        // What was said of the last stream does not hold for the next one.
+        status.send_modify(|status| status.state = State::Starting);
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
         let what = "the stream begins anew, and every table is compared and repaired";
         timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
@@ -207,7 +214,11 @@ async fn missed(
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
     let unpublished = tables::unpublished(desk.source, desk.settings, &copied, hello.checkpoint()).await?;
     let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
-    let again: Vec<TableName> = copied.into_iter().filter(skipped).collect();
+    // A table that somebody made anew in Supabase holds nothing of what was copied.
+    let emptied = |finding: &Finding| finding.copied && finding.empty && finding.rows > 0;
+    let emptied = tables.iter().zip(&hello.tables).filter(|(_, finding)| emptied(finding));
+    let emptied: Vec<TableName> = emptied.map(|(table, _)| table.name.clone()).collect();
+    let again: Vec<TableName> = copied.into_iter().filter(|name| skipped(name) || emptied.contains(name)).collect();
     if again.is_empty() {
         return Ok(hello);
     }
@@ -277,6 +288,7 @@ async fn stream(
     let (pulls, pulled) = mpsc::channel(2);
     // One row at a time is asked for.
     let (rereads, wanted) = mpsc::channel(1);
+    let reader = Rereader::new(rereads);
     // Unbounded: a few small events for each request, read by a task that only counts.
     let (events, happened) = mpsc::unbounded_channel();
     status.send_modify(|status| {
@@ -355,7 +367,7 @@ async fn stream(
                 copying,
                 reached: Reached::new(checkpoint, settled, durable),
                 events,
-                rereads,
+                reader,
                 parked: Parked::new(hello.parked.clone()),
                 staged: None,
             };
@@ -367,7 +379,7 @@ async fn stream(
             let begun = checkpoint > Position::default();
             let request_bytes = settings.apply.max_batch_bytes;
             let how = plain::Settings { route: ROUTE.into(), source: url.clone(), request_bytes, begun };
-            let joints = Joints { client: applying, shapes, copying, settled, durable, events, rereads };
+            let joints = Joints { client: applying, shapes, copying, settled, durable, events, reader };
             parts.spawn_on(Tables::new(how, facts, joints).run(pulls), lane.handle());
         }
     }

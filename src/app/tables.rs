@@ -175,6 +175,7 @@ async fn altered(
             Some(table) if table.name != known.name => {
                 return Ok(Some(format!("{} was renamed to {}", known.name, table.name)));
             }
+            Some(table) if table.key != known.key => return Ok(Some(format!("{} has another key", known.name))),
             Some(_) => {}
         }
     }

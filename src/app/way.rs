@@ -93,6 +93,17 @@ impl Desk<'_> {
             progress::again(self.source, route, &missed).await?;
         }
         let known = progress::read(self.source, route, &self.settings.source.slot).await?;
+        let other = |table: &&Table| {
+            let copied = known.copies.iter().find(|copied| copied.table == table.name);
+            copied.is_some_and(|copied| copied.done && copied.oid.is_some_and(|oid| oid != table.oid))
+        };
+        let replaced: Vec<TableName> = tables.iter().filter(other).map(|table| table.name.clone()).collect();
+        let known = if replaced.is_empty() {
+            known
+        } else {
+            progress::again(self.source, route, &replaced).await?;
+            progress::read(self.source, route, &self.settings.source.slot).await?
+        };
         let probed = probe_all(self.target, tables).await?;
         writable(&probed)?;
         let findings: Result<Vec<Finding>, _> = tables

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::preflight;
 use crate::config::Settings;
-use crate::types::{Fault, Order, Refusal, WorkflowWish};
+use crate::types::{Fault, Order, Refusal, Timeline, WorkflowWish};
 use crate::workflows::{self, Bell, Courier, Desk};
 
 /// The settings of workflows, as they are needed at work.
@@ -58,12 +58,17 @@ pub struct AtWork {
 
 impl Office {
     /// `orders` outlive it.
-    pub fn new(config: &Settings, bell: Bell, orders: Arc<Mutex<mpsc::Receiver<Order>>>) -> Result<Self, Fault> {
+    pub fn new(
+        config: &Settings,
+        bell: Bell,
+        timeline: Timeline,
+        orders: Arc<Mutex<mpsc::Receiver<Order>>>,
+    ) -> Result<Self, Fault> {
         let (mut courier, mut desk) = (None, None);
         if config.workflows.enabled {
             let settings = settings(config)?;
             desk = Some(Desk::new(settings.clone(), bell.clone())?);
-            courier = Some(Courier { settings, bell });
+            courier = Some(Courier { settings, bell, timeline });
         }
         Ok(Self { courier, desk, orders })
     }

@@ -4,6 +4,7 @@
 //! checkpoint in the transaction that writes the rows. So a request whose outcome is unknown is simply sent again,
 //! under the same base: if it was carried out, the answer is `duplicate`.
 
+mod ahead;
 mod answer;
 mod encode;
 mod fold;
@@ -25,11 +26,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::rest;
-use crate::types::{Batch, Fault, ParkedRows, Position, Pull, Reread, TableName};
+use crate::types::{Batch, Fault, ParkedRows, Position, Pull, TableName};
 use answer::Answer;
 pub use limits::Limits;
 pub use park::Parked;
 use plan::{Order, Plan, plan};
+pub use reread::Rereader;
 use send::Mode;
 pub use send::fault as request_fault;
 pub use shape::{Shape, Shapes};
@@ -83,7 +85,7 @@ pub struct Apply {
     pub reached: Reached,
     pub events: mpsc::UnboundedSender<Event>,
     /// Asks for rows of the source that a change holds only in part.
-    pub rereads: mpsc::Sender<Reread>,
+    pub reader: Rereader,
     pub parked: Parked,
     pub staged: Option<Staged>,
 }
@@ -109,6 +111,8 @@ struct Prepared {
     batch: Batch,
     plan: Plan,
     by_row: bool,
+    /// What had been read again when it was planned.
+    reads: u64,
 }
 
 impl Apply {
@@ -118,7 +122,8 @@ impl Apply {
         loop {
             self.look_when_due().await?;
             let current = match next.take() {
-                Some(prepared) => prepared,
+                Some(prepared) if prepared.reads == self.reader.ahead().reads() => prepared,
+                Some(stale) => self.prepare(stale.batch).await?,
                 None => match self.next(&pulls).await? {
                     Some(batch) => self.prepare(batch).await?,
                     None => return self.flush().await,
@@ -211,7 +216,7 @@ impl Apply {
             send::Request::new(&self.settings, self.reached.base, true, &batch, &Plan::default(), Mode::Whole);
         let answer =
             send::until_answered(self.client.clone(), self.settings.clone(), request, self.events.clone()).await?;
-        self.take(Prepared { batch, plan: Plan::default(), by_row: true }, answer, true).await
+        self.take(Prepared { batch, plan: Plan::default(), by_row: true, reads: 0 }, answer, true).await
     }
 
     fn order(&self) -> Order {
@@ -219,12 +224,15 @@ impl Apply {
     }
 
     async fn prepare(&mut self, mut batch: Batch) -> Result<Prepared, Fault> {
-        if !self.copying.is_empty() {
-            reread::complete(&mut batch, &self.copying, &mut self.shapes, &self.rereads).await?;
-        }
+        self.complete(&mut batch).await?;
         let order = self.order();
         let copying = |table: &TableName| self.copying.contains(table);
-        Ok(Prepared { plan: plan(&batch, &mut self.shapes, order, &copying)?, batch, by_row: false })
+        let plan = plan(&batch, &mut self.shapes, order, &copying)?;
+        Ok(Prepared { plan, batch, by_row: false, reads: self.reader.ahead().reads() })
+    }
+
+    async fn complete(&mut self, batch: &mut Batch) -> Result<(), Fault> {
+        reread::complete(batch, self.reached.base, &self.copying, &mut self.shapes, &mut self.reader).await
     }
 
     /// Acts on the answer to a batch.
@@ -267,8 +275,9 @@ impl Apply {
             Answer::Refused(refusal) => Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some())),
             Answer::Missing(refusal) => {
                 let Prepared { mut batch, by_row, .. } = prepared;
-                reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &self.rereads, &self.settings)
+                reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &mut self.reader, &self.settings)
                     .await?;
+                self.complete(&mut batch).await?;
                 self.once_more(batch, by_row).await
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
@@ -281,7 +290,7 @@ impl Apply {
         let order = if by_row { Order::Rows } else { self.order() };
         let copying = |table: &TableName| self.copying.contains(table);
         let plan = plan(&batch, &mut self.shapes, order, &copying)?;
-        let prepared = Prepared { plan, batch, by_row };
+        let prepared = Prepared { plan, batch, by_row, reads: 0 };
         let mode = self.settings.park_rows.filter(|_| by_row).map_or(Mode::Whole, |rows| Mode::Park { rows });
         let base = self.reached.base;
         let request = send::Request::new(&self.settings, base, true, &prepared.batch, &prepared.plan, mode);

@@ -122,7 +122,7 @@ impl Apply {
             }
             let pairs: Vec<_> = names.iter().cloned().zip(due.key.iter().cloned()).collect();
             let key = due.key;
-            let change = match reread::one(&self.rereads, &relation, names, key, due.xid).await? {
+            let change = match reread::one(&mut self.reader, &table, &relation, names, key, due.xid).await? {
                 Some(new) => Change::Insert { relation, new },
                 None => {
                     let mut old = TupleBuilder::new();

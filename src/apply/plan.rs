@@ -76,8 +76,10 @@ pub fn plan(
                 planner.count(&mapped.table, kind);
                 match write {
                     // The row of a table that is still being copied may not be there yet, and its new key may lie in a
-                    // range that is done: bring it whole.
-                    Write::Rekey { old, new } if !new.is_partial() && copying(&mapped.table) => {
+                    // range that is done: bring it whole. Where others act on a delete it is an update all the same.
+                    Write::Rekey { old, new }
+                        if order == Order::Free && !new.is_partial() && copying(&mapped.table) =>
+                    {
                         planner.push(&mapped, Write::Delete(old));
                         planner.push(&mapped, Write::Upsert(new));
                     }
@@ -119,7 +121,7 @@ pub fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
 }
 
 /// A key so long that it is TOASTed comes as unchanged; the old row, which is there then, holds it.
-fn with_key(old: &Tuple, new: &Tuple, mapped: &Mapped) -> Tuple {
+pub fn with_key(old: &Tuple, new: &Tuple, mapped: &Mapped) -> Tuple {
     let missing = |at: usize, cell: Cell<'_>| cell == Cell::Unchanged && mapped.key.contains(&at);
     if !new.cells().enumerate().any(|(at, cell)| missing(at, cell)) {
         return new.clone();

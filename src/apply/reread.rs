@@ -2,7 +2,9 @@
 //! rest, the row is read again from the source, whole.
 //!
 //! What is read is younger than the change. That is sound: everything that happened to the row since follows in the
-//! stream and lands on the same values again. A row that is gone meanwhile is left out; the stream tells its end.
+//! stream and lands on the same values again. A row that is gone meanwhile is left out; the stream tells its end. The key
+//! may be another row's by then. The stream tells that row's beginning too; but a key that changes would take a large value
+//! of it along, so until the stream is there ([`Ahead`]), each such change is completed itself.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,18 +13,37 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::Settings;
+use super::ahead::Ahead;
 use super::answer::Lost;
-use super::plan::key;
+use super::plan::{key, with_key};
 use super::shape::{Mapped, Shapes};
-use crate::types::{Batch, Cell, Change, Fault, Relation, Reread, TableName, Tuple};
+use crate::types::{Batch, Cell, Change, Fault, Position, Relation, Reread, TableName, Tuple};
+
+/// What reads rows again, and remembers where.
+pub struct Rereader {
+    rereads: mpsc::Sender<Reread>,
+    ahead: Ahead,
+}
+
+impl Rereader {
+    pub fn new(rereads: mpsc::Sender<Reread>) -> Self {
+        Self { rereads, ahead: Ahead::default() }
+    }
+
+    pub fn ahead(&self) -> &Ahead {
+        &self.ahead
+    }
+}
 
 /// Completes rows that got a new key while their table is copied: the old key's row may not be there yet, and no later
-/// range will bring the new one. Found out one refusal at a time, a batch with many of them would never end.
+/// range will bring the new one. Found out one refusal at a time, a batch with many of them would never end. And where the
+/// row under the old key may be younger than the change.
 pub async fn complete(
     batch: &mut Batch,
+    base: Position,
     copying: &HashSet<TableName>,
     shapes: &mut Shapes,
-    rereads: &mpsc::Sender<Reread>,
+    reader: &mut Rereader,
 ) -> Result<(), Fault> {
     for at in 0..batch.changes.len() {
         let Some(Change::Update { relation, old: Some(old), new }) = batch.changes.get(at) else { continue };
@@ -30,12 +51,14 @@ pub async fn complete(
             continue;
         }
         let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
-        if !copying.contains(&mapped.table) || key(old, &mapped) == key(new, &mapped) {
+        let wanted = copying.contains(&mapped.table) || reader.ahead.holds(&mapped.table, base);
+        let part = with_key(old, new, &mapped);
+        if !wanted || key(old, &mapped) == key(&part, &mapped) {
             continue;
         }
         let (relation, old) = (relation.clone(), old.clone());
-        batch.changes[at] = match read(batch, at, &mapped, rereads).await? {
-            Some(new) => Change::Update { relation, old: Some(old), new },
+        batch.changes[at] = match row(&relation, &part, batch.xid_of(at), &mapped, reader).await? {
+            Some(row) => Change::Update { relation, old: Some(old), new: row.overlaid(&part) },
             None => Change::Delete { relation, old },
         };
     }
@@ -51,7 +74,7 @@ pub async fn complete_lost(
     batch: &mut Batch,
     lost: &[Lost],
     shapes: &mut Shapes,
-    rereads: &mpsc::Sender<Reread>,
+    reader: &mut Rereader,
     settings: &Settings,
 ) -> Result<(), Fault> {
     let mut keys: HashMap<TableName, HashSet<&[String]>> = HashMap::new();
@@ -88,7 +111,7 @@ pub async fn complete_lost(
         let cause = format!("the target misses rows of {} that came whole", tables.join(", "));
         return Err(Fault::stop(cause, "report this as a bug"));
     }
-    partial.read(batch, rereads, settings).await
+    partial.read(batch, reader, settings).await
 }
 
 /// Changes that bring a row only in part, by what reads them.
@@ -126,7 +149,7 @@ impl Partial {
         changes.filter(|(place, _)| *place > at).for_each(|(place, _)| *place += 1);
     }
 
-    async fn read(self, batch: &mut Batch, rereads: &mpsc::Sender<Reread>, settings: &Settings) -> Result<(), Fault> {
+    async fn read(self, batch: &mut Batch, reader: &mut Rereader, settings: &Settings) -> Result<(), Fault> {
         let mut whole: Vec<(usize, Option<Tuple>)> = Vec::with_capacity(self.places());
         let mut room = settings.whole_bytes.saturating_sub(batch.bytes);
         for Part { relation, mapped, changes, xids } in self.of {
@@ -138,7 +161,7 @@ impl Partial {
             for some in keys.chunks(ROWS) {
                 let wanted = some.iter().map(|key| (*key).clone()).collect();
                 let xids = xids.iter().copied().collect();
-                let read = ask(rereads, &relation, mapped.key_names.clone(), wanted, xids, room).await?;
+                let read = ask(reader, &mapped.table, &relation, mapped.key_names.clone(), wanted, xids, room).await?;
                 let read = read.ok_or_else(|| too_many(&mapped.table, settings.park_rows.is_some()))?;
                 let bytes: usize = read.iter().flatten().map(Tuple::size).sum();
                 (room, batch.bytes) = (room.saturating_sub(bytes), batch.bytes + bytes);
@@ -158,7 +181,7 @@ fn put(batch: &mut Batch, at: usize, row: Option<Tuple>) {
     let Some(Change::Update { relation, old, new }) = batch.changes.get(at) else { return };
     let relation = relation.clone();
     // An old row without a new key is looked at as if it had one: then its end is told twice, or its key set to itself.
-    match (row, old.clone(), new.clone()) {
+    match (row.map(|row| row.overlaid(new)), old.clone(), new.clone()) {
         (Some(new), Some(old), _) => splice(batch, at, Change::Update { relation, old: Some(old), new }, None),
         (Some(new), None, _) => splice(batch, at, Change::Insert { relation, new }, None),
         (None, Some(old), new) => {
@@ -188,42 +211,33 @@ fn splice(batch: &mut Batch, at: usize, first: Change, second: Option<Change>) {
     }
 }
 
-/// The row as it is now; `None` when it is gone.
-async fn read(
-    batch: &Batch,
-    at: usize,
-    mapped: &Mapped,
-    rereads: &mpsc::Sender<Reread>,
-) -> Result<Option<Tuple>, Fault> {
-    let Some(Change::Update { relation, new, .. }) = batch.changes.get(at) else { return Ok(None) };
-    row(relation, new, batch.xid_of(at), mapped, rereads).await
-}
-
 /// The row with the same key as this part of it.
 pub async fn row(
     relation: &Arc<Relation>,
     part: &Tuple,
     xid: Option<u32>,
     mapped: &Mapped,
-    rereads: &mpsc::Sender<Reread>,
+    reader: &mut Rereader,
 ) -> Result<Option<Tuple>, Fault> {
-    one(rereads, relation, mapped.key_names.clone(), texts(part, None, mapped)?, xid).await
+    one(reader, &mapped.table, relation, mapped.key_names.clone(), texts(part, None, mapped)?, xid).await
 }
 
 /// One row by its key.
 pub async fn one(
-    rereads: &mpsc::Sender<Reread>,
+    reader: &mut Rereader,
+    table: &TableName,
     relation: &Arc<Relation>,
     names: Vec<String>,
     key: Vec<String>,
     xid: Option<u32>,
 ) -> Result<Option<Tuple>, Fault> {
-    let rows = ask(rereads, relation, names, vec![key], xid.into_iter().collect(), 0).await?;
+    let rows = ask(reader, table, relation, names, vec![key], xid.into_iter().collect(), 0).await?;
     Ok(rows.and_then(|rows| rows.into_iter().next().flatten()))
 }
 
 async fn ask(
-    rereads: &mpsc::Sender<Reread>,
+    reader: &mut Rereader,
+    table: &TableName,
     relation: &Arc<Relation>,
     key: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -233,8 +247,10 @@ async fn ask(
     let (reply, read) = oneshot::channel();
     let gone = || Fault::retry("the reader of the source ended");
     let wish = Reread { relation: relation.clone(), key, rows, xids, most, reply };
-    rereads.send(wish).await.map_err(|_| gone())?;
-    read.await.map_err(|_| gone())
+    reader.rereads.send(wish).await.map_err(|_| gone())?;
+    let read = read.await.map_err(|_| gone())?;
+    reader.ahead.read(table, read.at);
+    Ok(read.rows)
 }
 
 /// A row's key. One so long that it is TOASTed may come as unchanged; the old row holds it then.

@@ -94,6 +94,17 @@ fn map(shape: &Shape, relation: &Relation, past: bool) -> Result<Mapped, Fault> 
         let cause = format!("{table}: the stream does not hold the key ({})", shape.key.join(", "));
         Fault::stop(cause, "let the publication include the key's columns")
     })?;
+    // Rows that were told apart by another key must not be taken for one another.
+    let flagged = relation.columns.iter().filter(|column| column.key).count();
+    let same = flagged == key.len() && key.iter().all(|&at| relation.columns[at].key);
+    match relation.identity == b'd' && !same {
+        true if past => {
+            let cause = format!("its primary key became ({}) while changes were on their way", shape.key.join(", "));
+            return Err(Fault::Park { table: table.clone(), cause });
+        }
+        true if flagged > 0 => return Err(altered(table)),
+        _ => {}
+    }
     // FULL marks every column; otherwise old rows hold only the identity's, and we look for rows by the key.
     let by_key = relation.identity == b'f' || key.iter().all(|&at| relation.columns[at].key);
     if !by_key {

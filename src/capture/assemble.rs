@@ -69,7 +69,13 @@ impl Assembler {
             Message::Update { relation, old, new } => {
                 let relation = self.relation(relation)?;
                 let old = old.map(|old| fitting(&relation, old)).transpose()?;
-                Change::Update { old, new: fitting(&relation, new)?, relation }
+                let new = fitting(&relation, new)?;
+                // FULL: what the new row leaves out as unchanged stands in the old one.
+                let new = match &old {
+                    Some(old) if relation.identity == b'f' && new.is_partial() => old.overlaid(&new),
+                    _ => new,
+                };
+                Change::Update { old, new, relation }
             }
             Message::Delete { relation, old } => {
                 let relation = self.relation(relation)?;

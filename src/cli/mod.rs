@@ -96,12 +96,26 @@ impl From<Fault> for Failure {
     }
 }
 
+/// Whoever reads may have seen enough (`lockstep tables | head`): that is the end, as of any other program, and no fault.
+fn quiet_when_nobody_reads() {
+    const BY_SIGPIPE: i32 = 141;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let why = panic.payload_as_str().unwrap_or_default();
+        if why.starts_with("failed printing to stdout") && why.contains("Broken pipe") {
+            std::process::exit(BY_SIGPIPE);
+        }
+        usual(panic);
+    }));
+}
+
 /// Parses the command line, runs the verb, and turns its end into the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&error),
     };
+    quiet_when_nobody_reads();
     // Every TLS client takes the process's provider, and panics without one.
     rustls::crypto::ring::default_provider().install_default().ok();
     match go(cli) {

@@ -39,8 +39,9 @@ impl Paint {
 }
 
 /// Lines up the cells of each column; the last column is left as it is. Colour a line after it is lined up: escape
-/// codes have a length but no width.
+/// codes have a length but no width, and those that came with a name or a row's key are taken out here.
 pub(super) fn align(rows: &[Vec<String>]) -> Vec<String> {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     rows.iter()
         .map(|row| {
@@ -55,6 +56,17 @@ pub(super) fn align(rows: &[Vec<String>]) -> Vec<String> {
             line.trim_end().to_owned()
         })
         .collect()
+}
+
+/// A text that moves no cursor, changes no title and turns no line around, whoever wrote it.
+fn harmless(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: char| match c {
+        '\n' | '\t' => ' ',
+        c if c.is_control() || turns(c) => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 /// `1234567` as `1,234,567`.

@@ -10,7 +10,7 @@ use super::Failure;
 use super::output::{Paint, align, thousands};
 use crate::app;
 use crate::config::{Problem, Settings};
-use crate::types::{Fault, Refusal, ReplayAsked, RunsAsked, WorkflowWish};
+use crate::types::{Fault, FireAsked, Refusal, ReplayAsked, RunsAsked, WorkflowWish};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -31,6 +31,17 @@ enum Verb {
     Test {
         /// The workflow's id
         id: String,
+    },
+    /// Fire one for rows that are there: after a first copy or a repair, which fire nothing by themselves
+    Fire {
+        /// The workflow's id
+        id: String,
+        /// Only the row with this key: its value, or a JSON list of them where the key has several columns
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+        /// A row is fired once in each round
+        #[arg(long, value_name = "NAME", default_value = "")]
+        round: String,
     },
     /// Show runs, the newest first
     Runs(Runs),
@@ -110,6 +121,10 @@ pub(super) async fn run(args: Args, settings: &Settings) -> Result<(), Failure> 
         Verb::Test { .. } => {
             println!("run {}: `lockstep workflow runs {0}` shows its answer", text(&answer["run"]));
         }
+        Verb::Fire { .. } => {
+            let count = |name: &str| thousands(answer[name].as_u64().unwrap_or(0));
+            println!("{} rows fit, {} runs are new", count("rows"), count("runs"));
+        }
         Verb::Replay { .. } => match answer["replayed"].as_u64().unwrap_or(0) {
             0 => return Err(Fault::stop("no such run is finished", "`lockstep workflow runs` shows them").into()),
             many => println!("{} will be delivered again", thousands(many)),
@@ -123,6 +138,17 @@ fn wish(verb: &Verb) -> Result<WorkflowWish, Failure> {
         Verb::List => WorkflowWish::List,
         Verb::Create(create) => WorkflowWish::Create(draft(create)?),
         Verb::Test { id } => WorkflowWish::Test { id: id.clone() },
+        Verb::Fire { id, keys, round } => {
+            let list = |key: &String| match key.starts_with('[') {
+                true => serde_json::from_str(key).unwrap_or_else(|_| vec![key.clone()]),
+                false => vec![key.clone()],
+            };
+            WorkflowWish::Fire(FireAsked {
+                id: id.clone(),
+                keys: keys.iter().map(list).collect(),
+                round: round.clone(),
+            })
+        }
         Verb::Runs(Runs { id: Some(id), .. }) => WorkflowWish::Run { id: id.clone() },
         Verb::Runs(Runs { workflow, state, before, limit, .. }) => WorkflowWish::Runs(RunsAsked {
             workflow: workflow.clone(),

@@ -275,6 +275,8 @@ fn workflow_routes() -> Vec<Route> {
     let ids = json!({"type": "array", "items": text(), "maxItems": 1000});
     let replay = json!({"type": "object", "additionalProperties": false,
         "properties": {"ids": ids, "workflow": {"type": ["string", "null"]}, "state": {"type": ["string", "null"]}}});
+    let fire = json!({"type": "object", "additionalProperties": false, "properties": {
+        "keys": {"type": "array", "items": {"type": "array", "items": text()}}, "round": {"type": "string", "maxLength": 60}}});
     let payload = object(
         &["type", "table", "schema"],
         json!({"type": {"type": "string", "enum": ["INSERT", "UPDATE", "DELETE"]},
@@ -301,6 +303,10 @@ fn workflow_routes() -> Vec<Route> {
         Route::new("post", "/api/workflows/{id}/{action}", tag, "Switch one on or off, or have it send a test")
             .ask("id", text(), "of the workflow")
             .ask("action", json!({"type": "string", "enum": ["enable", "disable", "test"]}), "what to do")
+            .also(COMMAND_400),
+        Route::new("post", "/api/workflows/{id}/fire", tag, "Fire one for rows that are there")
+            .ask("id", text(), "of the workflow")
+            .body(fire)
             .also(COMMAND_400),
         Route::new(
             "post",

@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
@@ -130,7 +130,7 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
     order(&shared, Command::Workflow(WorkflowWish::Receive { payload, delivery })).await
 }
 
-async fn read(body: Body, most: usize) -> Result<Value, Box<Response>> {
+async fn read(body: Body, most: usize) -> Result<String, Box<Response>> {
     let bytes = match tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {
@@ -139,11 +139,46 @@ async fn read(body: Body, most: usize) -> Result<Value, Box<Response>> {
         }
         Err(_) => return Err(Box::new(closing(say(StatusCode::REQUEST_TIMEOUT, "the body took too long")))),
     };
-    serde_json::from_slice(&bytes).map_err(|error| Box::new(wrong("body", &format!("is not JSON ({error})"))))
+    // Only looked over: its numbers stay as they are written.
+    let json = serde_json::from_slice::<&RawValue>(&bytes).map(|json| json.get().to_owned());
+    json.map_err(|error| Box::new(wrong("body", &format!("is not JSON ({error})"))))
 }
 
 /// What was not read of the request must not be taken for the next one.
 fn closing(mut answer: Response) -> Response {
     answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     answer.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_secret_an_address_that_others_reach_takes_nothing_and_a_loopback_only_from_this_host() {
+        let settings = |secret: Option<&str>| Webhook {
+            secret: secret.map(Into::into),
+            header: "x-lockstep-secret".into(),
+            max_bytes: 1,
+            per_second: 1,
+        };
+        let with = |pairs: &[(&'static str, &str)]| {
+            pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+        };
+        let here = with(&[("host", "localhost")]);
+        assert_eq!(Gate::new(&settings(None), false).check(&here), Err(Refused::Closed));
+        let gate = Gate::new(&settings(None), true);
+        assert_eq!(gate.check(&here), Ok(()));
+        for more in [("host", "evil.example"), ("origin", "null"), ("x-forwarded-for", "::1"), ("forwarded", "")] {
+            let mut headers = here.clone();
+            headers.extend(with(&[more]));
+            assert_eq!(gate.check(&headers), Err(Refused::Closed), "{more:?}");
+        }
+        let gate = Gate::new(&settings(Some("0123456789abcdef")), true);
+        assert_eq!(gate.check(&with(&[("x-lockstep-secret", "0123456789abcdef")])), Ok(()));
+        for wrong in ["", "0123456789abcde", "0123456789abcdefg", "0123456789ABCDEF", " 0123456789abcdef"] {
+            assert_eq!(gate.check(&with(&[("x-lockstep-secret", wrong)])), Err(Refused::Secret), "{wrong:?}");
+        }
+        assert_eq!(gate.check(&here), Err(Refused::Secret), "a loopback asks for it too");
+    }
 }

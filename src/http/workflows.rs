@@ -14,13 +14,14 @@ use serde_json::Value;
 use super::Shared;
 use super::api::{order, say, wrong};
 use super::asked::{Named, Question};
-use crate::types::{Command, ReplayAsked, RunsAsked, WorkflowWish};
+use crate::types::{Command, FireAsked, ReplayAsked, RunsAsked, WorkflowWish};
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/api/workflows", get(list).post(create))
         .route("/api/workflows/dry-run", post(dry_run))
         .route("/api/workflows/{id}", put(replace).delete(delete))
+        .route("/api/workflows/{id}/fire", post(fire))
         .route("/api/workflows/{id}/{action}", post(act))
         .route("/api/workflow-runs", get(runs))
         .route("/api/workflow-runs/replay", post(replay))
@@ -41,6 +42,13 @@ struct Chosen {
     ids: Vec<String>,
     workflow: Option<String>,
     state: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Rows {
+    keys: Vec<Vec<String>>,
+    round: String,
 }
 
 async fn ask(shared: &Shared, wish: WorkflowWish) -> Response {
@@ -94,6 +102,21 @@ async fn act(State(shared): State<Arc<Shared>>, Named((id, action)): Named<(Stri
         _ => return say(StatusCode::NOT_FOUND, "a workflow can be told to enable, disable or test"),
     };
     ask(&shared, wish).await
+}
+
+/// `POST /api/workflows/{id}/fire` with `{"keys": [["42"]], "round": "…"}`, or without a body: for rows that are there.
+async fn fire(State(shared): State<Arc<Shared>>, Named(id): Named<String>, body: Bytes) -> Response {
+    let read = if body.is_empty() { Ok(Rows::default()) } else { serde_json::from_slice(&body) };
+    let Rows { keys, round } = match read {
+        Ok(rows) => rows,
+        Err(error) => {
+            return wrong("body", &format!("is not as it should be ({error}); write {{\"keys\": [[\"…\"]]}}"));
+        }
+    };
+    if round.len() > 255 {
+        return wrong("round", "has more than 255 bytes");
+    }
+    ask(&shared, WorkflowWish::Fire(FireAsked { id, keys, round })).await
 }
 
 /// `GET /api/workflow-runs?workflow=&state=&before=&limit=`

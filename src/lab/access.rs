@@ -30,7 +30,7 @@ impl Cluster {
 
     /// Every row of a query, every column as text.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let messages = self.connect().await?.simple_query(sql).await.map_err(|error| sql_error(&error, sql))?;
+        let messages = self.ask(sql).await?;
         let rows = messages.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
@@ -38,6 +38,26 @@ impl Cluster {
             _ => None,
         });
         Ok(rows.collect())
+    }
+
+    /// Over a connection that is kept for the next question: for whoever polls, the server would start a process each time.
+    async fn ask(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let kept = self.idle().take();
+        if let Some(client) = kept {
+            match client.simple_query(sql).await {
+                Ok(answer) => {
+                    *self.idle() = Some(client);
+                    return Ok(answer);
+                }
+                // Its server has ended since.
+                Err(_) if client.is_closed() => {}
+                Err(error) => return Err(sql_error(&error, sql)),
+            }
+        }
+        let client = self.connect().await?;
+        let answer = client.simple_query(sql).await.map_err(|error| sql_error(&error, sql))?;
+        *self.idle() = Some(client);
+        Ok(answer)
     }
 
     /// The first column of a query's first row; empty if there is none or it is NULL.

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio_postgres::Client;
 
 use super::access::tcp_url;
 use super::place::{Port, Temp, make_folder, random_hex, write_secret};
@@ -83,6 +85,8 @@ pub struct Cluster {
     kept: Kept,
     certificates: Option<Certificates>,
     server: Mutex<Option<Process>>,
+    /// A connection that waits for the next question.
+    idle: std::sync::Mutex<Option<Client>>,
     _port: Port,
     // Dropped last: the server is stopped before its folder goes.
     temp: Option<Temp>,
@@ -129,7 +133,9 @@ impl Cluster {
         let sockets = socket_folder(&dir)?;
         programs.hand_over(&sockets)?;
         let server = Mutex::new(None);
-        let cluster = Self { programs, options, dir, sockets, kept, certificates, server, _port: port, temp: None };
+        let idle = std::sync::Mutex::default();
+        let cluster =
+            Self { programs, options, dir, sockets, kept, certificates, server, idle, _port: port, temp: None };
         cluster.write_certificates()?;
         cluster.start().await?;
         if before.is_none() {
@@ -191,6 +197,10 @@ impl Cluster {
     /// The postmaster's process id, while it runs.
     pub async fn pid(&self) -> Option<u32> {
         self.server.lock().await.as_ref().filter(|server| server.exited().is_none()).map(Process::pid)
+    }
+
+    pub(super) fn idle(&self) -> MutexGuard<'_, Option<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts it on the same port; returns once it answers. Does nothing if it runs.

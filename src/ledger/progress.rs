@@ -25,6 +25,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Copied {
     pub table: TableName,
+    /// The table that was copied: another one of the same name is not.
+    pub oid: Option<u32>,
     pub cursor: Option<Vec<String>>,
     pub done: bool,
     pub rows: u64,
@@ -80,7 +82,7 @@ async fn install(client: &Client) -> Result<(), Fault> {
 const ROUTE: &str = "select source::text from lockstep.route where route = $1";
 const CONFIRMED: &str = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
 const COPIES: &str =
-    "select schema_name, table_name, cursor::text, done, rows from lockstep.route_copy where route = $1";
+    "select schema_name, table_name, cursor::text, done, rows, source_oid from lockstep.route_copy where route = $1";
 
 /// Reads what is known; all of it is made when it is not there.
 pub async fn read(client: &Client, route: &str, slot: &str) -> Result<Progress, Fault> {
@@ -98,6 +100,7 @@ pub async fn read(client: &Client, route: &str, slot: &str) -> Result<Progress, 
         cursor: row.get::<_, Option<&str>>(2).and_then(|text| serde_json::from_str(text).ok()),
         done: row.get(3),
         rows: row.get::<_, i64>(4) as u64,
+        oid: row.get::<_, Option<i64>>(5).and_then(|oid| u32::try_from(oid).ok()),
     });
     Ok(Progress { begun: true, source, checkpoint, copies: copies.collect() })
 }

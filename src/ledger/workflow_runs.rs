@@ -312,15 +312,27 @@ fn shown(row: &Row, at: usize) -> Value {
 /// One run with its rows, what was sent last and what came back.
 pub async fn get(client: &Client, id: &str) -> Result<Option<Value>, Fault> {
     let sql = format!(
-        "select ({SHOWN}::jsonb || jsonb_build_object('position', r.position, 'committed_at', r.committed_at, \
-           'new', r.new_row, 'old', r.old_row, 'left_out', r.left_out, 'request', r.request, 'answer', r.answer))::text \
+        "select {SHOWN}::text, jsonb_build_object('position', r.position, 'committed_at', r.committed_at, \
+           'left_out', r.left_out, 'request', r.request, 'answer', r.answer)::text, r.new_row::text, r.old_row::text \
          from lockstep.workflow_run r where r.id = $1::text::uuid"
     );
     if !is_uuid(id) {
         return Ok(None);
     }
     let row = client.query_opt(&sql, &[&id]).await.map_err(|error| fault(&error))?;
-    Ok(row.map(|row| shown(&row, 0)))
+    Ok(row.map(|row| {
+        let mut run = shown(&row, 0);
+        if let (Value::Object(run), Value::Object(more)) = (&mut run, shown(&row, 1)) {
+            run.extend(more);
+            // Rows as they are: jsonb refuses some JSON, and a text says more of what nests too deep than nothing does.
+            for (name, at) in [("new", 2), ("old", 3)] {
+                let json = row.get::<_, Option<&str>>(at);
+                let value = json.map(|json| serde_json::from_str(json).unwrap_or_else(|_| json.into()));
+                run.insert(name.into(), value.unwrap_or(Value::Null));
+            }
+        }
+        run
+    }))
 }
 
 /// Puts runs at the end of the line again; says how many. Those that wait or are on their way stay.

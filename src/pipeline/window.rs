@@ -133,12 +133,17 @@ impl Windows {
 impl Window {
     fn note(&mut self, change: &Change) {
         match change {
-            Change::Insert { relation, new } if relation.oid == self.table => self.touch(relation, new),
+            Change::Insert { relation, new } if relation.oid == self.table => {
+                let key = self.key_of(relation, new);
+                self.touch(relation, key, new);
+            }
             Change::Update { relation, old, new } if relation.oid == self.table => {
-                if let Some(old) = old {
+                // A key so long that it is stored apart comes as unchanged; the old row holds it then.
+                let key = self.key_of(relation, &old.as_ref().map_or_else(|| new.clone(), |old| old.overlaid(new)));
+                if let Some(old) = old.as_ref().filter(|old| self.key_of(relation, old) != key) {
                     self.whole(relation, old);
                 }
-                self.touch(relation, new);
+                self.touch(relation, key, new);
             }
             Change::Delete { relation, old } if relation.oid == self.table => self.whole(relation, old),
             Change::Truncate { relations, .. } if relations.iter().any(|r| r.oid == self.table) => {
@@ -148,11 +153,10 @@ impl Window {
         }
     }
 
-    fn touch(&mut self, relation: &Arc<Relation>, row: &Tuple) {
+    fn touch(&mut self, relation: &Arc<Relation>, key: Vec<u8>, row: &Tuple) {
         if !row.is_partial() {
-            return self.whole(relation, row);
+            return self.remember(key, Touch::Whole);
         }
-        let key = self.key_of(relation, row);
         let row = match self.touched.get(&key) {
             Some(Touch::Whole) => return,
             Some(Touch::Partly(before, earlier)) if before == relation => earlier.overlaid(row),
@@ -197,7 +201,7 @@ impl Window {
 fn merge(window: Option<Window>, range: Range, batch: &mut Batch) -> bool {
     let again = match &window {
         None => true,
-        Some(window) => window.bytes > TOUCHED_BYTES || window.before.iter().any(|&xid| !range.snapshot.sees(xid)),
+        Some(window) => window.lost_track || window.before.iter().any(|&xid| !range.snapshot.sees(xid)),
     };
     let Some(mut window) = window.filter(|_| !again) else {
         let _ = range.reply.send(Merged::ReadAgain);

@@ -416,3 +416,36 @@ fn a_repair_leaves_to_the_stream_what_it_touches_meanwhile_and_does_not_disturb_
     world.pass(Watermark { run: 1, high: Some(1), low: None });
     assert_eq!(copy_merged.try_recv(), Ok(Merged::Yes { left_out: vec![] }));
 }
+
+/// A row that is patched before and after an ALTER: what is known of it does not add up, and neither does the rest.
+#[test]
+fn a_range_beside_an_alter_of_its_table_is_read_again() {
+    let mut world = World::new();
+    world.pass(Watermark { run: 1, high: None, low: Some((1, TABLE)) });
+    let patch = |relation: Arc<Relation>| Change::Update { relation, old: None, new: tuple(1, (5, 5), false) };
+    let altered = Arc::new(Relation { name: TableName::new("public", "altered"), ..(*relation()).clone() });
+    for change in [patch(relation()), patch(altered), streamed(&Made::Gone { key: 2 })] {
+        world.windows.note(&change);
+    }
+    let (reply, mut merged) = oneshot::channel();
+    let range = range_of(1, None, vec![tuple(2, (2, 2), true)], "300:300:".parse().unwrap(), None, reply);
+    world.ranges.0.try_send(range).unwrap();
+    world.pass(Watermark { run: 1, high: Some(1), low: None });
+    assert_eq!(merged.try_recv(), Ok(Merged::ReadAgain));
+    assert!(world.target.is_empty(), "a row that was deleted meanwhile does not come again");
+}
+
+/// The old row comes along where the key is stored apart or the identity is FULL, and says nothing of the new one.
+#[test]
+fn a_patch_that_comes_with_its_old_row_is_laid_over_the_row_that_was_read() {
+    let mut world = World::new();
+    world.pass(Watermark { run: 1, high: None, low: Some((1, TABLE)) });
+    let (old, new) = (Some(tuple(2, (2, 2), true)), tuple(2, (7, 7), false));
+    world.windows.note(&Change::Update { relation: relation(), old, new });
+    let (reply, mut merged) = oneshot::channel();
+    let range = range_of(1, None, vec![tuple(2, (2, 2), true)], "300:300:".parse().unwrap(), None, reply);
+    world.ranges.0.try_send(range).unwrap();
+    world.pass(Watermark { run: 1, high: Some(1), low: None });
+    assert_eq!(merged.try_recv(), Ok(Merged::Yes { left_out: vec![] }));
+    assert_eq!(world.target, Rows::from([(2, (7, 2))]));
+}

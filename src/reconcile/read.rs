@@ -87,7 +87,15 @@ impl<'a> Reader<'a> {
 
     async fn within(&self, cursor: &[String]) -> Result<Read, Fault> {
         let fault = |e: tokio_postgres::Error| pg::client::fault(&e);
-        let row = self.client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(fault)?;
+        let look = "select pg_current_snapshot()::text, coalesce(to_regclass($1)::oid = $2, false)";
+        let row =
+            self.client.query_one(look, &[&quote::table(&self.table.name), &self.table.oid]).await.map_err(fault)?;
+        if !row.get::<_, bool>(1) {
+            return Err(Fault::retry(format!(
+                "{} is another table now; both sides are looked at again",
+                self.table.name
+            )));
+        }
         let snapshot = row.get::<_, String>(0).parse().map_err(|cause: String| Fault::retry(cause))?;
         let limit = self.limit;
         let stream = self.client.copy_out(&self.statement(!cursor.is_empty(), limit)).await.map_err(fault)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Relation, Tuple};
+use super::{Position, Relation, Tuple};
 
 /// Rows of one table, read in one look.
 #[derive(Debug)]
@@ -20,7 +20,14 @@ pub struct Reread {
     pub xids: Vec<u32>,
     /// No more bytes than this, unless a single row has them.
     pub most: usize,
+    pub reply: oneshot::Sender<Read>,
+}
+
+#[derive(Debug)]
+pub struct Read {
     /// Each row as it is now; `None` when it is gone, which the stream will tell too. Nothing at all when they are more
     /// than `most`.
-    pub reply: oneshot::Sender<Option<Vec<Option<Tuple>>>>,
+    pub rows: Option<Vec<Option<Tuple>>>,
+    /// What was read may have been committed up to here.
+    pub at: Position,
 }

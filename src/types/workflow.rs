@@ -23,6 +23,8 @@ pub enum WorkflowWish {
     Test {
         id: String,
     },
+    /// Fire it for rows that are there.
+    Fire(FireAsked),
     /// Say what a draft would send, and send nothing.
     DryRun(Value),
     Runs(RunsAsked),
@@ -32,7 +34,8 @@ pub enum WorkflowWish {
     Replay(ReplayAsked),
     /// A change in Supabase, as its webhook tells it.
     Receive {
-        payload: Value,
+        /// Its JSON, as it came.
+        payload: String,
         /// What the sender calls this delivery, if it says so.
         delivery: Option<String>,
     },
@@ -57,6 +60,16 @@ pub struct ReplayAsked {
     pub state: Option<String>,
 }
 
+/// For which rows a workflow is to be fired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FireAsked {
+    pub id: String,
+    /// The values of each row's key, as texts; none: all rows.
+    pub keys: Vec<Vec<String>>,
+    /// A row is fired once in each round.
+    pub round: String,
+}
+
 impl WorkflowWish {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
@@ -73,6 +86,7 @@ impl WorkflowWish {
             Self::Enable { enabled: true, .. } => "switch a workflow on",
             Self::Enable { .. } => "switch a workflow off",
             Self::Test { .. } => "test a workflow",
+            Self::Fire(_) => "fire a workflow for rows that are there",
             Self::DryRun(_) => "try a workflow without sending",
             Self::Runs(_) | Self::Run { .. } => "look at the runs of workflows",
             Self::Replay(_) => "deliver runs again",

@@ -16,7 +16,7 @@ const KNOWN: &str = "select n.nspname::text, c.relname::text, c.relreplident = '
          order by k.place) \
      from pg_class c join pg_namespace n on n.oid = c.relnamespace \
      join unnest($1::text[], $2::text[]) w (schema, name) on w.schema = n.nspname and w.name = c.relname \
-     where c.relkind in ('r', 'p')";
+     where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
 
 /// A table, and its key in the key's order.
 pub struct Table {

@@ -12,19 +12,22 @@ use tracing::{debug, info, warn};
 
 use super::action::Request;
 use super::change::Sides;
+use super::noted::Noted;
 use super::post::{Outcome, Post, Verdict};
 use super::rule::Workflow;
 use super::template::Facts;
-use super::{Bell, SESSION, Settings, redact};
+use super::{Bell, SESSION, Settings, fit, redact};
 use crate::ledger::workflow_runs::{self as runs, Claimed, Tried, TryEnd};
 use crate::ledger::workflows::{self, Workflows};
 use crate::pg::{self, Client};
-use crate::types::Fault;
+use crate::types::{Fault, Timeline};
 
 pub struct Courier {
     pub settings: Settings,
     /// Rung by whoever records a run.
     pub bell: Bell,
+    /// Told of workflows that change.
+    pub timeline: Timeline,
 }
 
 /// How often it looks although nobody rang: while runs wait for their next try, and while none does.
@@ -32,6 +35,8 @@ const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
 /// The definitions are read this often, and the counts taken.
 const READ: Duration = Duration::from_secs(1);
+/// Whether they can do their work is looked at when they change, and this often: tables change too.
+const JUDGE: Duration = Duration::from_secs(15);
 /// What is old is forgotten this often.
 const FORGET: Duration = Duration::from_secs(60);
 /// A shutdown waits so long for answers that are on their way; what is cut off is delivered again.
@@ -45,8 +50,9 @@ impl Courier {
             Ok(post) => Arc::new(post),
             Err(fault) => return warn!(cause = %fault, "workflows cannot be delivered"),
         };
+        let mut noted = Noted::new(self.timeline.clone());
         while !*closing.borrow() {
-            let Err(fault) = self.work(&post, &mut closing).await else { return };
+            let Err(fault) = self.work(&post, &mut noted, &mut closing).await else { return };
             let cause = fault.to_string();
             match cause == told {
                 true => debug!(%cause, "workflows are not delivered now"),
@@ -60,7 +66,12 @@ impl Courier {
         }
     }
 
-    async fn work(&self, post: &Arc<Post>, closing: &mut watch::Receiver<bool>) -> Result<(), Fault> {
+    async fn work(
+        &self,
+        post: &Arc<Post>,
+        noted: &mut Noted,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<(), Fault> {
         let client = pg::connect(&self.settings.source, "lockstep courier").await?;
         client.batch_execute(SESSION).await.map_err(|error| pg::client::fault(&error))?;
         // The route makes the tables when it begins; before that there is nothing to deliver.
@@ -76,7 +87,7 @@ impl Courier {
         let client = Arc::new(client);
         let mut round = Round::new(self.settings.clone(), post.clone(), client, table);
         loop {
-            let wait = round.go().await?;
+            let wait = round.go(noted).await?;
             tokio::select! {
                 Some(tried) = round.on_their_way.join_next() => round.end(tried).await?,
                 () = self.bell.notified() => {}
@@ -116,6 +127,7 @@ struct Round {
     /// Every workflow, or why it cannot run.
     known: HashMap<String, Known>,
     read_at: Option<Instant>,
+    judged_at: Option<Instant>,
     forgot_at: Option<Instant>,
     open: runs::Open,
     /// By workflow: deliveries that are on their way.
@@ -144,6 +156,7 @@ impl Round {
             table,
             known,
             read_at: None,
+            judged_at: None,
             forgot_at: None,
             open,
             busy,
@@ -154,9 +167,9 @@ impl Round {
     }
 
     /// Takes what is due; says how long to wait when nothing happens.
-    async fn go(&mut self) -> Result<Duration, Fault> {
+    async fn go(&mut self, noted: &mut Noted) -> Result<Duration, Fault> {
         if self.read_at.is_none_or(|at| at.elapsed() >= READ) {
-            self.read().await?;
+            self.read(noted).await?;
         }
         while runs::line_up(&self.client).await? > 0 {}
         let most = self.room();
@@ -186,7 +199,7 @@ impl Round {
         self.settings.concurrency.saturating_sub(self.on_their_way.len()).min(self.tokens as usize)
     }
 
-    async fn read(&mut self) -> Result<(), Fault> {
+    async fn read(&mut self, noted: &mut Noted) -> Result<(), Fault> {
         let stored = self.table.read(&self.client).await?;
         self.known = stored
             .iter()
@@ -198,6 +211,11 @@ impl Round {
         let ids: Vec<String> = self.known.keys().cloned().collect();
         // Where not all were read, nobody knows which were deleted.
         let all = stored.len() < workflows::MANY;
+        if noted.look(&stored, all) || self.judged_at.is_none_or(|at| at.elapsed() >= JUDGE) {
+            let unfit = fit::count(&self.client, &stored, &self.settings, self.post.guard()).await?;
+            crate::metrics::get().workflows_unfit.set(unfit as i64);
+            self.judged_at = Some(Instant::now());
+        }
         let orphans = if all { runs::orphans(&self.client, &ids).await? } else { 0 };
         if orphans > 0 {
             info!(runs = orphans, "runs of deleted workflows were given up");

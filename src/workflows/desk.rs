@@ -10,19 +10,23 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, mpsc};
 use tracing::info;
 
-use super::action::{Action, Request};
+use super::action::Request;
+use super::asked;
 use super::catalog;
 use super::change::Sides;
 use super::condition::Wrong;
 use super::courier::facts;
+use super::fit;
 use super::incoming::{Seen, hash, random, record};
 use super::post::Post;
-use super::rule::{Event, Side, Workflow, draft, unfit, view};
+use super::row::{Row, plain};
+use super::rule::{Event, Side, Workflow, draft, view};
+use super::told::told;
 use super::{Bell, SESSION, Settings, redact};
 use crate::ledger::workflow_runs::{self as runs, Claimed};
 use crate::ledger::workflows::{self, Stored, Workflows};
 use crate::pg::{self, Client};
-use crate::types::{Command, Fault, Order, Refusal, ReplayAsked, RunsAsked, TableName, WorkflowWish};
+use crate::types::{Command, Fault, FireAsked, Order, Refusal, ReplayAsked, RunsAsked, TableName, WorkflowWish};
 
 pub struct Desk {
     settings: Settings,
@@ -78,6 +82,7 @@ impl Desk {
             WorkflowWish::Delete { id } => self.delete(id).await,
             WorkflowWish::Enable { id, enabled } => self.enable(id, *enabled).await,
             WorkflowWish::Test { id } => self.test(id).await,
+            WorkflowWish::Fire(asked) => self.fire(asked).await,
             WorkflowWish::DryRun(body) => self.dry_run(body).await,
             WorkflowWish::Runs(asked) => self.runs(asked).await,
             WorkflowWish::Run { id } => self.run(id).await,
@@ -138,21 +143,7 @@ impl Desk {
 
     /// Why a workflow that is understood cannot do its work.
     fn problem(&self, workflow: &Workflow, table: Option<&catalog::Table>) -> Option<Wrong> {
-        if let Some(wrong) = unfit(workflow, table.map(|table| &table.known)) {
-            return Some(wrong);
-        }
-        match &workflow.action {
-            Action::TriggerAgentTask { .. } if self.settings.agents.is_none() => {
-                let cause = "no agent API is set: agent_api.url, or LOCKSTEP_AGENT_API_URL";
-                Some(Wrong::new("action_config.type", cause))
-            }
-            Action::Webhook { url, .. } => {
-                let fixed = url::Url::parse(url.split("{{").next().unwrap_or_default()).ok()?;
-                let refused = self.post.guard().literal(&fixed).err()?;
-                Some(Wrong::new("action_config.url", refused.to_string()))
-            }
-            _ => None,
-        }
+        fit::problem(workflow, table, &self.settings, self.post.guard())
     }
 
     /// Reads a draft; refuses one that could never run.
@@ -248,6 +239,15 @@ impl Desk {
         Ok(json!({"run": id}))
     }
 
+    async fn fire(&mut self, asked: &FireAsked) -> Result<Value, Refusal> {
+        let stored = self.find(&asked.id).await?;
+        let workflow = Workflow::parse(&stored).map_err(refused)?;
+        let (client, _) = self.tools()?;
+        let (rows, fired) = asked::fire(client, &workflow, asked).await?;
+        self.bell.notify_one();
+        Ok(json!({"rows": rows, "runs": fired}))
+    }
+
     async fn dry_run(&mut self, body: &Value) -> Result<Value, Refusal> {
         let (_, workflow) = draft("00000000-0000-0000-0000-000000000000", body).map_err(refused)?;
         let Some((seen, from)) = self.sample(&workflow).await? else {
@@ -336,7 +336,7 @@ impl Desk {
     }
 
     /// What one of Supabase's webhooks tells.
-    async fn receive(&mut self, payload: &Value, delivery: Option<&str>) -> Result<Value, Refusal> {
+    async fn receive(&mut self, payload: &str, delivery: Option<&str>) -> Result<Value, Refusal> {
         let told = told(payload).map_err(refused)?;
         let stored = self.stored().await?;
         let workflows: Vec<Workflow> = stored.iter().filter_map(|stored| Workflow::parse(stored).ok()).collect();
@@ -359,7 +359,7 @@ impl Desk {
         };
         // Without an id of its own, a delivery is known by its content, for a while.
         let now = jiff::Timestamp::now().as_second() / SAME;
-        let digest = format!("{:x?}", Sha256::digest(payload.to_string().as_bytes()).as_slice());
+        let digest = format!("{:x?}", Sha256::digest(payload.as_bytes()).as_slice());
         let (mut new, mut before) = (Vec::new(), Vec::new());
         let acting = workflows
             .iter()
@@ -392,57 +392,15 @@ impl Desk {
     }
 }
 
-/// A payload of Supabase's Database Webhooks.
-struct Told {
-    table: TableName,
-    event: Event,
-    new: Option<String>,
-    old: Option<String>,
-}
-
-fn told(payload: &Value) -> Result<Told, Wrong> {
-    let map = payload.as_object().ok_or_else(|| Wrong::new("body", "is not a JSON object"))?;
-    let text = |key: &str| match map.get(key) {
-        Some(Value::String(text)) if !text.is_empty() && text.len() <= 255 && !text.contains('\0') => Ok(text.as_str()),
-        Some(_) => Err(Wrong::new(key, "must be a text of 1 to 255 bytes")),
-        None => Err(Wrong::new(key, "is missing")),
-    };
-    let event = Event::parse(text("type")?).ok_or_else(|| Wrong::new("type", "must be INSERT, UPDATE or DELETE"))?;
-    let schema = if map.contains_key("schema") { text("schema")? } else { "public" };
-    let table = TableName::new(schema, text("table")?);
-    let row = |key: &str, wanted: bool| match map.get(key) {
-        Some(Value::Object(row)) if wanted => {
-            let json = serde_json::to_string(row).unwrap_or_default();
-            match json.contains("\\u0000") {
-                true => Err(Wrong::new(key, "holds the character \\u0000, which no row has")),
-                false => Ok(Some(json)),
-            }
-        }
-        Some(Value::Null) | None if !wanted => Ok(None),
-        _ if wanted => Err(Wrong::new(key, format!("must be the row, as an object: this is an {}", event.word()))),
-        _ => Err(Wrong::new(key, format!("must be null: this is an {}", event.word()))),
-    };
-    let new = row("record", event != Event::Delete)?;
-    let old = match (event, map.get("old_record")) {
-        // A trigger of one's own may leave it out.
-        (Event::Update, None | Some(Value::Null)) => None,
-        _ => row("old_record", event != Event::Insert)?,
-    };
-    Ok(Told { table, event, new, old })
-}
-
 fn seen(event: Event, new: Option<String>, old: Option<String>, key: Vec<String>) -> Option<Seen> {
     let sides = Sides::parse(new.as_deref(), old.as_deref())?.with(event == Event::Update, Vec::new());
     Some(Seen { event, new, old, left_out: Vec::new(), key, sides })
 }
 
 /// The values of the key's columns, as texts; of a row without them all of it.
-fn key_of(row: &str, names: &[String]) -> Vec<String> {
-    let read: Value = serde_json::from_str(row).unwrap_or_default();
-    let text = |name: &String| match read.get(name)? {
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    };
+pub(super) fn key_of(row: &str, names: &[String]) -> Vec<String> {
+    let read = Row::parse(row).unwrap_or_default();
+    let text = |name: &String| read.get(name).map(plain);
     names.iter().map(text).collect::<Option<Vec<_>>>().unwrap_or_else(|| vec![hash(&[row])])
 }
 
@@ -461,9 +419,13 @@ fn named(wish: &WorkflowWish) -> Result<(), Refusal> {
         | WorkflowWish::Delete { id }
         | WorkflowWish::Enable { id, .. }
         | WorkflowWish::Test { id }
+        | WorkflowWish::Fire(FireAsked { id, .. })
             if odd(id) =>
         {
             Err(Refusal::NotFound("there is no such workflow".into()))
+        }
+        WorkflowWish::Fire(FireAsked { keys, .. }) if keys.iter().flatten().any(|text| text.contains('\0')) => {
+            Err(Refusal::invalid("keys", "hold the character \\u0000, which no key has"))
         }
         WorkflowWish::Runs(RunsAsked { workflow: Some(id), .. })
         | WorkflowWish::Replay(ReplayAsked { workflow: Some(id), .. })
@@ -485,6 +447,7 @@ fn what(wish: &WorkflowWish) -> &'static str {
         WorkflowWish::Enable { enabled: true, .. } => "enable",
         WorkflowWish::Enable { .. } => "disable",
         WorkflowWish::Test { .. } => "test",
+        WorkflowWish::Fire(_) => "fire",
         WorkflowWish::DryRun(_) => "dry run",
         WorkflowWish::Runs(_) | WorkflowWish::Run { .. } => "runs",
         WorkflowWish::Replay(_) => "replay",
@@ -500,10 +463,10 @@ async fn open(settings: &Settings) -> Result<(Client, Workflows), Fault> {
     Ok((client, table))
 }
 
-fn refused(wrong: Wrong) -> Refusal {
+pub(super) fn refused(wrong: Wrong) -> Refusal {
     Refusal::invalid(wrong.field, wrong.cause)
 }
 
-fn unavailable(fault: Fault) -> Refusal {
+pub(super) fn unavailable(fault: Fault) -> Refusal {
     Refusal::Unavailable(fault.to_string())
 }

@@ -153,6 +153,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_committed_before_a_workflow_was_made_is_none_of_its_business() {
+        let stored = crate::ledger::workflows::Stored {
+            workflow_name: "w".into(),
+            trigger_table: "t".into(),
+            trigger_event: "INSERT".into(),
+            action_config: Some(serde_json::json!({"type": "notify", "channel": "c"})),
+            created_micros: Some(1_000),
+            ..Default::default()
+        };
+        let workflow = Workflow::parse(&stored).unwrap();
+        let sides = Sides::parse(Some("{}"), None).unwrap();
+        let (new, key) = (Some("{}".to_owned()), vec!["1".to_owned()]);
+        let seen = Seen { event: Event::Insert, new, old: None, left_out: Vec::new(), key, sides };
+        let at = |committed_at| {
+            let place = Place { commit: 1, xid: 1, committed_at, index: 0 };
+            run(&workflow, "public.t", &seen, place).unwrap().is_some()
+        };
+        assert_eq!([999, 1_000, 1_001].map(at), [false, true, true]);
+    }
+
+    #[test]
     fn the_same_change_has_the_same_id_and_no_other_has_it() {
         let id = hash(&["run", "w", "1 2 3 4"]);
         assert_eq!(id, hash(&["run", "w", "1 2 3 4"]));

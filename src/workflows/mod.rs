@@ -11,13 +11,16 @@
 //! is a hash of workflow, position and change. What is recorded is delivered at least once, under that id.
 
 pub mod action;
+mod asked;
 mod catalog;
 mod change;
 mod condition;
 mod courier;
 mod desk;
+mod fit;
 mod guard;
 mod incoming;
+mod noted;
 mod post;
 mod record;
 mod redact;
@@ -26,6 +29,7 @@ mod rule;
 mod sign;
 mod tap;
 mod template;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -180,7 +180,6 @@ impl Recorder {
                 Err(why) => wrong.push(format!("{} ({}): {why}", stored.workflow_name, stored.id)),
             }
         }
-        crate::metrics::get().workflows_unfit.set(wrong.len() as i64);
         if wrong != self.told {
             wrong.iter().for_each(|why| warn!(cause = %why, "a workflow cannot run as it is written"));
             self.told = wrong;

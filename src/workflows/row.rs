@@ -66,6 +66,19 @@ pub fn to_json(relation: &Relation, row: &Tuple, only_key: bool) -> (String, Vec
     (out, left_out)
 }
 
+/// Whether a JSON text holds the character that no text of Postgres holds.
+pub fn holds_nul(json: &str) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let escape = rest.get(at + 1..).unwrap_or_default();
+        if escape.starts_with("u0000") {
+            return true;
+        }
+        rest = escape.get(1..).unwrap_or_default();
+    }
+    false
+}
+
 pub fn string(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_else(|_| "null".into())
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::action::{Action, WHEN};
 use super::change::Sides;
 use super::condition::{Condition, Field, Wrong};
+use super::row::holds_nul;
 use super::template::Name;
 use crate::ledger::workflows::Stored;
 use crate::types::TableName;
@@ -273,7 +274,10 @@ pub fn draft(id: &str, draft: &Value) -> Result<(Stored, Workflow), Wrong> {
         Some(_) => return Err(Wrong::new("action_config", "is not a JSON object")),
         None => return Err(Wrong::new("action_config", "is missing")),
     };
-    if draft.to_string().contains("\\u0000") {
+    if text("workflow_name")?.contains(char::is_control) {
+        return Err(Wrong::new("workflow_name", "must be one line, without control characters"));
+    }
+    if holds_nul(&draft.to_string()) {
         return Err(Wrong::new("action_config", "holds the character \\u0000, which Postgres cannot store"));
     }
     for key in WHEN {
@@ -338,6 +342,8 @@ mod tests {
             (json!({"watched_columns": "a"}), "watched_columns"),
             (json!({"workflow_name": " "}), "workflow_name"),
             (json!({"workflow_name": 7}), "workflow_name"),
+            (json!({"workflow_name": "a\nb"}), "workflow_name"),
+            (json!({"workflow_name": "\u{1b}[31m"}), "workflow_name"),
             (json!({"trigger_table": ""}), "trigger_table"),
             (json!({"side": "both"}), "side"),
             (json!({"condition": {"field": "x"}}), "condition.field"),

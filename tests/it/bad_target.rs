@@ -152,9 +152,7 @@ async fn a_right_that_is_taken_while_it_runs_stops_the_route_until_it_is_given_b
     rig.env = vec![("LOCKSTEP_LOOK_AGAIN".into(), "1s".into())];
     rig.start();
     rig.settled().await;
-    let ready = async |rig: &Rig| {
-        reqwest::get(format!("http://127.0.0.1:{}/readyz", rig.http)).await.map(|answer| answer.status().as_u16()).ok()
-    };
+    let ready = async |rig: &Rig| rig.get("/readyz").await.map(|answer| answer.status().as_u16()).ok();
     until("it is ready", async || ready(&rig).await == Some(200)).await;
     on_the_target(&rig, "revoke insert on fine from service_role").await;
     rig.pair.source.execute("insert into fine values (1)").await.unwrap();

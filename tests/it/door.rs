@@ -25,11 +25,6 @@ async fn guarded() -> Rig {
     rig
 }
 
-fn client() -> reqwest::Client {
-    let none = reqwest::redirect::Policy::none();
-    reqwest::Client::builder().no_proxy().redirect(none).build().unwrap()
-}
-
 async fn send(
     rig: &Rig,
     method: Method,
@@ -37,7 +32,7 @@ async fn send(
     headers: &[(&str, &str)],
     body: impl Into<reqwest::Body>,
 ) -> reqwest::Result<Response> {
-    let mut request = client().request(method, format!("http://127.0.0.1:{}{path}", rig.http)).body(body);
+    let mut request = rig.web.request(method, format!("http://127.0.0.1:{}{path}", rig.http)).body(body);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -223,8 +218,13 @@ async fn who_guesses_is_kept_waiting_and_a_cookie_that_was_planted_opens_nothing
             assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
         }
     }
-    assert!(seen.iter().all(|code| [401, 429].contains(code)) && seen.ends_with(&[429; 6]), "{seen:?}");
-    assert_eq!(get(&rig, "/api/status", &[("authorization", &bearer(OPERATE))]).await.unwrap().status(), 429);
+    assert!(seen.starts_with(&[401; 5]) && seen.iter().all(|code| [401, 429].contains(code)), "{seen:?}");
+    // A slow machine may take longer for a guess than the first wait is; each wrong one doubles it.
+    let right_too = async || {
+        let _ = get(&rig, "/api/status", &[("authorization", &bearer("guess-again-0123456789"))]).await.unwrap();
+        get(&rig, "/api/status", &[("authorization", &bearer(OPERATE))]).await.unwrap().status() == 429
+    };
+    until("the right token waits too", right_too).await;
     assert_eq!(get(&rig, "/healthz", &[("authorization", &bearer("x"))]).await.unwrap().status(), 200);
     assert_eq!(get(&rig, "/api/status", &[("cookie", &second)]).await.unwrap().status(), 200, "sessions go on");
     // The wait ends.
@@ -258,8 +258,9 @@ async fn what_nobody_polite_sends_is_refused_and_harms_nobody() {
         for body in &bodies {
             let answer = send(&rig, Method::POST, path, &ours, body.clone()).await.unwrap();
             let code = answer.status().as_u16();
+            let large = body.len() > 64 << 10;
             assert!(
-                [400, 413].contains(&code),
+                code == if large { 413 } else { 400 },
                 "{path} {:?} gave {code}",
                 String::from_utf8_lossy(&body[..body.len().min(40)])
             );
@@ -355,7 +356,7 @@ async fn what_nobody_polite_sends_is_refused_and_harms_nobody() {
         ),
         ("a tunnel", format!("CONNECT 127.0.0.1:5432 HTTP/1.1\r\n{host}authorization: {token}\r\n\r\n")),
         ("TRACE", format!("TRACE /api/status HTTP/1.1\r\n{host}authorization: {token}\r\n\r\n")),
-        ("a head without end", format!("GET / HTTP/1.1\r\n{host}x: {}\r\n\r\n", "y".repeat(40_000))),
+        ("a head without end", format!("GET / HTTP/1.1\r\n{host}x: {}\r\n\r\n", "y".repeat(200_000))),
         ("many heads", format!("GET / HTTP/1.1\r\n{host}{}\r\n", "x: y\r\n".repeat(300))),
         ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
         ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".into()),
@@ -364,6 +365,7 @@ async fn what_nobody_polite_sends_is_refused_and_harms_nobody() {
         let said = raw(&rig, bytes.as_bytes()).await;
         assert!(!said.contains("checkpoint") && !said.contains("\"job\""), "{what}: {said}");
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{what}: {said}");
+        assert!(what != "a head without end" || said.starts_with("HTTP/1.1 431"), "{what}: {said}");
         assert!(!said.contains(OPERATE), "{what} is repeated");
     }
     unharmed(&mut rig).await;

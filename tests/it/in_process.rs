@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use lockstep::apply::{Apply, Limits, Parked, Reached, Shape, Shapes};
+use lockstep::apply::{Apply, Limits, Parked, Reached, Rereader, Shape, Shapes};
 use lockstep::capture;
 use lockstep::pg::{self, Url};
 use lockstep::pipeline;
@@ -112,7 +112,7 @@ impl Route {
             copying: HashSet::new(),
             reached: Reached::new(checkpoint, settled, durable),
             events,
-            rereads,
+            reader: Rereader::new(rereads),
             parked: Parked::new(Vec::new()),
             staged: None,
         };

@@ -117,7 +117,7 @@ async fn a_lost_bell_and_a_killed_listener_cost_a_moment_and_no_change() {
     let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'lockstep%'";
     for n in 0..3 {
         source(&rig, &format!("insert into ledger select g from generate_series({n}00 + 10, {n}00 + 30) g")).await;
-        assert_ne!(rig.pair.source.value(kill).await.unwrap(), "0");
+        until("it is there, and killed", async || rig.pair.source.value(kill).await.unwrap() != "0").await;
         source(&rig, &format!("update ledger set body = 'x' where id between {n}00 + 10 and {n}00 + 20")).await;
     }
     rig.settled().await;

@@ -27,7 +27,7 @@ async fn count(rig: &Rig) -> u64 {
 
 /// The HTTP status of one of the probes.
 async fn probe(rig: &Rig, path: &str) -> u16 {
-    let answer = reqwest::get(format!("http://127.0.0.1:{}/{path}", rig.http)).await;
+    let answer = rig.get(&format!("/{path}")).await;
     answer.map_or(0, |answer| answer.status().as_u16())
 }
 

@@ -155,3 +155,40 @@ async fn rows_of_a_repair_that_only_came_too_early_do_not_park_beside_one_that_i
     assert!(parked.iter().all(|line| line.ends_with("rows=1")), "{parked:#?}");
     assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_read_again_by_a_key_whose_type_an_extension_brought() {
+    let tables = "create schema ext; create extension ltree schema ext;
+        create table tree (path ext.ltree primary key, n int, body text); alter table tree alter body set storage external";
+    let fill = "insert into tree values ('a.b', 0, repeat('x', 5000)), ('a.c', 0, repeat('y', 5000))";
+    let mut rig = streaming("", &[], tables, fill).await;
+    rig.pair.supabase.execute("delete from tree").await.unwrap();
+    source(
+        &rig,
+        "update tree set n = 1 where path::text = 'a.b'; update tree set path = 'a.d' where path::text = 'a.c'",
+    )
+    .await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["tree"])).await;
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_read_again_while_its_table_is_rewritten_is_not_taken_for_gone() {
+    let mut rig =
+        streaming("", &[], TABLES, "insert into item select i, i, repeat('x', 5000) from generate_series(1, 9) i")
+            .await;
+    rig.pair.supabase.execute("delete from item where id = 1").await.unwrap();
+    rig.pair.supabase.faults().down().await;
+    source(&rig, "update item set n = 100 where id = 1").await;
+    let other = rig.pair.source.connect().await.unwrap();
+    other.batch_execute("begin; alter table item alter n type bigint").await.unwrap();
+    rig.pair.supabase.faults().up().await;
+    let waits =
+        "select count(*) from pg_stat_activity where application_name = 'lockstep reread' and wait_event_type = 'Lock'";
+    until("the reader waits for the ALTER", async || rig.pair.source.value(waits).await.unwrap() == "1").await;
+    other.batch_execute("commit").await.unwrap();
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+    assert_eq!(rig.terminate().await, Some(0), "{}", rig.tail());
+}

@@ -49,3 +49,4 @@ mod values;
 mod webhook;
 mod workflows;
 mod workflows_fire;
+mod younger;

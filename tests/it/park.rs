@@ -185,14 +185,14 @@ async fn a_discarded_row_counts_as_discarded_and_not_as_dropped() {
     let (code, _, err) = rig.verb(&["parked", "discard", "public.nothing"]).await;
     assert!(code == Some(1) && err.contains("public.nothing"), "{err}");
     let api = format!("http://127.0.0.1:{}/api/parked", rig.http);
-    let listed: serde_json::Value = reqwest::get(&api).await.unwrap().json().await.unwrap();
+    let listed: serde_json::Value = rig.get("/api/parked").await.unwrap().json().await.unwrap();
     assert_eq!(
         (listed["rows"].as_array().map(Vec::len), &listed["rows"][1]["key"][0]),
         (Some(2), &"2".into()),
         "{listed}"
     );
     let post = async |path: &str, body: &str| {
-        let answer = reqwest::Client::new().post(format!("{api}/{path}")).body(body.to_owned()).send().await.unwrap();
+        let answer = rig.web.post(format!("{api}/{path}")).body(body.to_owned()).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     for (path, body, status) in [

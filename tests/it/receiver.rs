@@ -109,6 +109,10 @@ async fn take(State(book): State<Book>, request: Request) -> impl IntoResponse {
         body: String::from_utf8(body.to_vec()).unwrap(),
     });
     match mood {
+        // Whoever follows it is seen here again.
+        Mood::Answers(status @ 300..400) => {
+            (StatusCode::from_u16(status).unwrap(), [("location", "/elsewhere")]).into_response()
+        }
         Mood::Answers(status) => {
             (StatusCode::from_u16(status).unwrap(), "{\"accepted\": true, \"api_key\": \"must-not-show\"}")
                 .into_response()

@@ -16,6 +16,10 @@ pub struct Rig {
     pub pair: Pair,
     pub dir: Temp,
     pub http: u16,
+    /// Kept from others while the service is down, too.
+    _port: Port,
+    /// Made once: it reads every certificate of the system.
+    pub web: reqwest::Client,
     child: Option<Child>,
     /// Put before the source in the service's address: a proxy's port.
     pub source_url: String,
@@ -47,7 +51,7 @@ impl Rig {
         rustls::crypto::ring::default_provider().install_default().ok();
         let pair = Pair::temp(options).await.unwrap();
         pair.execute(sql).await.unwrap();
-        let http = Port::free().unwrap().number();
+        let port = Port::free().unwrap();
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let off = |name: &str| (name.to_owned(), "false".to_owned());
@@ -56,7 +60,9 @@ impl Rig {
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
-            http,
+            http: port.number(),
+            _port: port,
+            web: web_client(),
             child: None,
             source_url,
             env,
@@ -135,7 +141,7 @@ impl Rig {
         let confirmed =
             format!("select coalesce(max(confirmed_flush_lsn) >= '{end}', false)::text from pg_replication_slots");
         let deadline = Instant::now() + patience;
-        loop {
+        for round in 1.. {
             let there =
                 self.pair.source.value(&confirmed).await.is_ok_and(|yes| yes == "true") && self.is_streaming().await;
             // Asked again: a watermark may have passed between the two questions.
@@ -146,6 +152,19 @@ impl Rig {
                 panic!("the service ended ({end}):\n{}", self.tail());
             }
             assert!(Instant::now() < deadline, "not settled at {end}:\n{}", self.tail());
+            // What the service itself wrote last is confirmed with the next mark, seconds later: here is one.
+            if round % 25 == 0 {
+                let _ = self.pair.source.value("select pg_logical_emit_message(true, 'lockstep', '{}')").await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until it says that it streams.
+    pub async fn streams(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().await.is_none_or(|status| status["state"] != "streaming") {
+            assert!(!self.has_ended() && Instant::now() < deadline, "it does not stream:\n{}", self.tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -192,16 +211,19 @@ impl Rig {
         streams && !tables.is_empty() && tables.iter().all(|table| table["state"] == "streaming")
     }
 
+    pub async fn get(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        self.web.get(format!("http://127.0.0.1:{}{path}", self.http)).send().await
+    }
+
     /// What the service says of itself; nothing while it does not answer.
     pub async fn status(&self) -> Option<serde_json::Value> {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}/api/status", self.http)).await.ok()?;
+        let answer = self.get("/api/status").await.ok()?;
         serde_json::from_str(&answer.text().await.ok()?).ok()
     }
 
     /// One number of the service's metrics, by its name with labels; 0 while it is not there.
     pub async fn metric(&self, name: &str) -> f64 {
-        let url = format!("http://127.0.0.1:{}/metrics", self.http);
-        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let text = self.get("/metrics").await.unwrap().text().await.unwrap();
         // The label `route` has one value, and goes without saying.
         let route = "route=\"to_supabase\"";
         let text = text.replace(&format!("{{{route}}}"), "").replace(&format!("{route},"), "");
@@ -229,6 +251,12 @@ impl Rig {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
+}
+
+/// Each request over a connection of its own: the service may have been killed since the last one.
+pub fn web_client() -> reqwest::Client {
+    let none = reqwest::redirect::Policy::none();
+    reqwest::Client::builder().no_proxy().redirect(none).pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// The folder of another version's programs, as `make test-matrix` chooses it for one side.

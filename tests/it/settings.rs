@@ -14,8 +14,7 @@ const TABLES: &str = "create table person (id int primary key, name text not nul
 
 /// A request to the window: (status, answer).
 pub async fn ask(rig: &Rig, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request = client.request(method, format!("http://127.0.0.1:{}{path}", rig.http));
+    let mut request = rig.web.request(method, format!("http://127.0.0.1:{}{path}", rig.http));
     if let Some(body) = body {
         request = request.json(&body);
     }

@@ -171,3 +171,40 @@ async fn a_table_that_was_taken_out_of_the_publication_is_put_back_and_repaired(
     rig.settled().await;
     rig.assert_equal(&[TableName::new("public", "moves"), TableName::new("public", "stays")]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_another_primary_key_tells_apart_are_not_taken_for_one() {
+    let mut rig = Rig::new("create table item (tenant int not null default 1, id int primary key, v text)").await;
+    std::fs::write(rig.dir.path().join("lockstep.toml"), "[retry]\nlook_again = \"1s\"\n").unwrap();
+    rig.pair.source.execute("insert into item (id, v) select i, 'a' from generate_series(1, 5) i").await.unwrap();
+    rig.start();
+    rig.settled().await;
+    let alter = "alter table item drop constraint item_pkey, add primary key (tenant, id)";
+    rig.pair.source.execute("update item set v = 'before' where id = 2").await.unwrap();
+    rig.pair.source.execute(alter).await.unwrap();
+    rig.pair
+        .source
+        .execute("insert into item values (2, 1, 'b'), (2, 2, 'b'); delete from item where id = 3")
+        .await
+        .unwrap();
+    until_state(&rig, "item", "parked").await;
+    assert_eq!(target(&rig, "select count(*) from item where v in ('a', 'before')").await, "5");
+    rig.pair.supabase.execute(alter).await.unwrap();
+    until_state(&rig, "item", "streaming").await;
+    rig.settled().await;
+    rig.assert_equal(&public(&["item"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_made_anew_in_supabase_is_filled_again() {
+    let mut rig = streaming().await;
+    assert_eq!(rig.terminate().await, Some(0));
+    let anew =
+        "drop table moves cascade; create table moves (id int primary key, v text); notify pgrst, 'reload schema'";
+    rig.pair.supabase.execute(anew).await.unwrap();
+    rig.pair.supabase.reload_schema().await.unwrap();
+    rig.pair.source.execute("insert into moves values (100, 'b')").await.unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.assert_equal(&public(&["stays", "moves"])).await;
+}

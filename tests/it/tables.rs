@@ -410,3 +410,24 @@ async fn while_changes_stream_the_way_writes_nothing_to_the_source() {
     assert_eq!(rig.pair.source.value(WRITTEN).await.unwrap(), before);
     rig.assert_equal(&public(&["t"])).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_table_that_takes_the_name_does_not_count_as_copied() {
+    let mut rig =
+        bare("create table item (id int primary key, v text); create table fresh (id int primary key, v text)").await;
+    source(&rig, "insert into item values (1, 'old'), (2, 'old'); insert into fresh values (1, 'new'), (3, 'new')")
+        .await;
+    rig.start();
+    rig.settled().await;
+    source(&rig, "begin; alter table item rename to aside; alter table fresh rename to item; commit").await;
+    until("the other table is compared", async || {
+        rig.pair.supabase.cluster.value("select string_agg(v, ' ' order by id) from item").await.unwrap() == "new new"
+    })
+    .await;
+    source(&rig, "insert into item values (4, 'on')").await;
+    until("it streams", async || {
+        rig.pair.supabase.cluster.value("select string_agg(v, ' ' order by id) from item").await.unwrap()
+            == "new new on"
+    })
+    .await;
+}

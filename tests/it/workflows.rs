@@ -33,14 +33,13 @@ pub fn settings(rig: &Rig, more: &str) {
 
 pub async fn streaming(rig: &mut Rig) {
     rig.start();
-    until("it streams", async || rig.status().await.is_some_and(|status| status["state"] == "streaming")).await;
+    rig.streams().await;
 }
 
 /// Asks the API: status and answer.
 pub async fn ask(rig: &Rig, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://127.0.0.1:{}{path}", rig.http);
-    let mut request = client.request(method.parse().unwrap(), url);
+    let mut request = rig.web.request(method.parse().unwrap(), url);
     if let Some(body) = body {
         request = request.json(&body);
     }
@@ -64,6 +63,7 @@ async fn delivered(rig: &Rig, many: usize) -> Vec<Value> {
 async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_record() {
     let (mut rig, receiver) = rig(AGENTS).await;
     rig.env.push(("LOCKSTEP_AGENT_API_TOKEN".into(), "agents-only".into()));
+    rig.env.retain(|(name, _)| name != "LOCKSTEP_ACTIVITY");
     rig.pair
         .source
         .execute("insert into agents select i, 'a' || i, 'old' from generate_series(1, 24) i")
@@ -73,10 +73,14 @@ async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_r
     // One script: the workflow counts for what commits behind it, and at once.
     let agent = r#"insert into agents values (25, 'agent-25', 'Ann "A"', 'idle', '{rust,"a b"}', '{"region": "eu"}')"#;
     rig.pair.source.execute(EXAMPLE).await.unwrap();
+    // As a route writes it that brings changes from the other side.
+    let echo = "begin; select pg_logical_emit_message(true, 'lockstep', 'from_supabase');
+        insert into agents (id, name) values (26, 'Bo'); commit";
+    rig.pair.source.execute(echo).await.unwrap();
     rig.pair.source.execute(agent).await.unwrap();
     rig.pair.source.execute("update agents set status = 'busy'").await.unwrap();
     let all = delivered(&rig, 1).await;
-    assert_eq!(all.len(), 1, "neither the first copy nor an update is an insert: {all:?}");
+    assert_eq!(all.len(), 1, "neither the first copy nor an echo nor an update is an insert: {all:?}");
     let (run, hits) = (&all[0], receiver.hits());
     assert_eq!(hits.len(), 1);
     assert_eq!(hits[0].path, "/agents/central_orchestrator/tasks");
@@ -108,6 +112,15 @@ async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_r
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &out["runs"][0]["id"]), (Some(0), &run["id"]));
     assert!(rig.metric("lockstep_workflow_tries_total{result=\"delivered\"}").await >= 1.0);
+    // What plain SQL changes stands in the time line.
+    for (sql, line) in [
+        ("update supabase_sync_workflows set enabled = false", "workflow Process New Agents: is off"),
+        ("delete from supabase_sync_workflows", "workflow Process New Agents: is deleted"),
+    ] {
+        rig.pair.source.execute(sql).await.unwrap();
+        let told = async || ask(&rig, "GET", "/api/activity?kind=workflow", None).await.1.to_string();
+        until(line, async || told().await.contains(line)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +237,38 @@ async fn a_dead_run_is_replayed_under_its_id_signed_by_both_secrets_and_in_the_o
     assert_eq!((status, refusal["field"].as_str()), (400, Some("ids")));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_first_copy_fire_when_it_is_asked_for_each_once_a_round_and_too_many_fire_none() {
+    let (mut rig, receiver) = rig(AGENTS).await;
+    let fill = "insert into agents select i, 'a' || i, 'old', case when i % 2 = 0 then 'busy' end \
+                from generate_series(1, 24) i; insert into tasks select i from generate_series(1, 10001) i";
+    rig.pair.source.execute(fill).await.unwrap();
+    streaming(&mut rig).await;
+    let draft = |table: &str| {
+        json!({"workflow_name": table, "trigger_table": table, "trigger_event": "INSERT",
+            "action_config": {"type": "trigger_agent_task", "agent_id": "a", "action": "b"}})
+    };
+    let mut busy = draft("agents");
+    busy["condition"] = json!({"field": "new.status", "op": "eq", "value": "busy"});
+    let id = ask(&rig, "POST", "/api/workflows", Some(busy)).await.1["id"].as_str().unwrap().to_owned();
+    let fire = format!("/api/workflows/{id}/fire");
+    assert_eq!(ask(&rig, "POST", &fire, None).await, (200, json!({"rows": 12, "runs": 12})));
+    assert_eq!(ask(&rig, "POST", &fire, None).await, (200, json!({"rows": 12, "runs": 0})), "none to two");
+    delivered(&rig, 12).await;
+    assert_eq!(receiver.hits()[0].json()["new"]["status"], "busy");
+    // Rows that a repair brought, by their keys; one of them does not fit, one is not there.
+    let some = json!({"keys": [["2"], ["3"], ["99"]], "round": "repair of today"});
+    assert_eq!(ask(&rig, "POST", &fire, Some(some)).await, (200, json!({"rows": 1, "runs": 1})));
+    let (code, out, error) = rig.verb(&["workflow", "fire", &id, "--key", "4", "--round", "by hand"]).await;
+    assert_eq!((code, out.trim()), (Some(0), "1 rows fit, 1 runs are new"), "{error}");
+    let all = delivered(&rig, 14).await;
+    assert_eq!((all.len(), receiver.hits().len()), (14, 14));
+    let id = ask(&rig, "POST", "/api/workflows", Some(draft("tasks"))).await.1["id"].as_str().unwrap().to_owned();
+    let (status, refusal) = ask(&rig, "POST", &format!("/api/workflows/{id}/fire"), None).await;
+    assert!(status == 409 && refusal["error"].as_str().unwrap().contains("nothing was fired"), "{refusal}");
+    assert_eq!(runs(&rig, "").await.len(), 14);
+}
+
 fn signed(secret: &str, hit: &super::receiver::Hit) -> String {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
@@ -275,6 +320,12 @@ async fn a_notification_reaches_who_listens_and_a_deleted_workflow_leaves_no_run
     let sent = &runs(&rig, "state=delivered").await[0];
     let (_, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{}", sent["id"].as_str().unwrap()), None).await;
     assert_eq!((&detail["request"]["method"], &detail["request"]["body"]), (&json!("NOTIFY"), &json!("Ann came")));
+    // The type json keeps what jsonb refuses; a run that holds it is shown all the same.
+    let id = sent["id"].as_str().unwrap();
+    let odd = format!("update lockstep.workflow_run set new_row = '{{\"j\": \"a\\u0000\"}}' where id = '{id}'");
+    rig.pair.source.execute(&odd).await.unwrap();
+    let (status, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{id}"), None).await;
+    assert_eq!((status, detail["new"]["j"].as_str()), (200, Some("a\0")), "{detail}");
     until("the other is tried again", async || receiver.hits().len() > 2).await;
     rig.pair
         .source

@@ -103,7 +103,7 @@ impl Tables {
 
     /// Reads the row again; false when it is gone, which the stream will tell too.
     async fn complete(&mut self, item: &mut Item) -> Result<bool, Fault> {
-        let row = reread::row(&item.relation, item.row(), item.xid, &item.form.mapped, &self.rereads).await?;
+        let row = reread::row(&item.relation, item.row(), item.xid, &item.form.mapped, &mut self.reader).await?;
         let Some(row) = row else { return Ok(false) };
         item.write = Write::Upsert(row);
         item.incomplete = false;

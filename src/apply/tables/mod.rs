@@ -23,11 +23,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Event, Shapes, pull, reread, seconds};
+use super::{Event, Rereader, Shapes, pull, reread, seconds};
 use crate::ledger::progress;
 use crate::pg;
 use crate::rest;
-use crate::types::{Batch, CopyMark, Fault, Position, Pull, Reread, TableName};
+use crate::types::{Batch, CopyMark, Fault, Position, Pull, TableName};
 pub use facts::{Facts, read as facts};
 pub use form::{FILTER_BYTES, condition, quoted};
 use latest::Latest;
@@ -57,7 +57,7 @@ pub struct Tables {
     facts: Facts,
     /// Tables whose first copy is not finished.
     copying: HashSet<TableName>,
-    rereads: mpsc::Sender<Reread>,
+    reader: Rereader,
     settled: watch::Sender<Position>,
     durable: watch::Sender<Position>,
     request_bytes: usize,
@@ -92,19 +92,19 @@ pub struct Joints {
     pub settled: watch::Sender<Position>,
     pub durable: watch::Sender<Position>,
     pub events: mpsc::UnboundedSender<Event>,
-    pub rereads: mpsc::Sender<Reread>,
+    pub reader: Rereader,
 }
 
 impl Tables {
     pub fn new(settings: Settings, facts: Facts, joints: Joints) -> Self {
-        let Joints { client, shapes, copying, settled, durable, events, rereads } = joints;
+        let Joints { client, shapes, copying, settled, durable, events, reader } = joints;
         Self {
             wire: Wire { client, events },
             shapes,
             forms: Forms::new(facts.json.clone()),
             facts,
             copying,
-            rereads,
+            reader,
             settled,
             durable,
             request_bytes: settings.request_bytes,
@@ -147,9 +147,8 @@ impl Tables {
     }
 
     async fn take(&mut self, mut batch: Batch) -> Result<(), Fault> {
-        if !self.copying.is_empty() {
-            reread::complete(&mut batch, &self.copying, &mut self.shapes, &self.rereads).await?;
-        }
+        let base = self.untold.upto;
+        reread::complete(&mut batch, base, &self.copying, &mut self.shapes, &mut self.reader).await?;
         let began = Instant::now();
         if let Some(committed_at) = batch.committed_at {
             self.tell(Event::Begun { committed_at });

@@ -15,6 +15,7 @@ use super::send::Outcome;
 use super::steps::Step;
 use super::words;
 use crate::apply::plan::Write;
+use crate::apply::reread;
 use crate::types::{Cell, Fault, TupleBuilder};
 
 /// What waits because it was refused, in memory. Some hundred thousand small rows: as many as a parent table may lag
@@ -139,7 +140,11 @@ impl Tables {
 
     /// A changed key; false when it is refused.
     async fn rekey(&mut self, item: &Item) -> Result<bool, Fault> {
-        let item = &self.at_its_place(item.clone());
+        let item = self.at_its_place(item.clone());
+        let item = &self.whole(item).await?;
+        if matches!(item.write, Write::Delete(_)) {
+            return Ok(false); // in order, where it is known what hangs on it
+        }
         match self.wire.write(std::slice::from_ref(item)).await? {
             Outcome::Done { rows: Some(0) } => {
                 // It has its new key already, or the target has lost it.
@@ -149,6 +154,21 @@ impl Tables {
             Outcome::Done { .. } => Ok(true),
             Outcome::Refused(_) | Outcome::TooMuch(_) => Ok(false),
         }
+    }
+
+    /// A changed key whose old row may be younger than the change must not take a value of it along.
+    async fn whole(&mut self, item: Item) -> Result<Item, Fault> {
+        let Write::Rekey { old, new } = &item.write else { return Ok(item) };
+        let base = self.untold.upto;
+        if !new.is_partial() || !self.reader.ahead().holds(&item.form.mapped.table, base) {
+            return Ok(item);
+        }
+        let row = reread::row(&item.relation, new, item.xid, &item.form.mapped, &mut self.reader).await?;
+        let write = match row {
+            Some(row) => Write::Rekey { old: old.clone(), new: row.overlaid(new) },
+            None => Write::Delete(old.clone()),
+        };
+        Ok(Item { write, incomplete: false, ..item })
     }
 
     /// The new key may be that of a row which is to go, and is still there: what the change does not bring must not be
@@ -164,7 +184,12 @@ impl Tables {
     /// when all that refers to it has been written anew.
     async fn rekey_in_order(&mut self, item: Item) -> Result<(), Fault> {
         let item = self.at_its_place(item);
-        let Write::Rekey { old, .. } = &item.write else { return Ok(()) };
+        let item = self.whole(item).await?;
+        let Write::Rekey { old, .. } = &item.write else {
+            let mut run = Run::default();
+            self.next_in_order(item, &mut run).await?;
+            return self.end(&mut run).await;
+        };
         // Nothing has to be known of a row that goes.
         let gone = Item { write: Write::Delete(old.clone()), incomplete: false, ..item.clone() };
         let waits = self.held.take(&gone.place()).filter(|before| before.refusal.is_some());

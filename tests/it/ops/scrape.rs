@@ -20,8 +20,7 @@ async fn lag_grows_by_the_sources_clock_while_the_target_is_away_and_is_zero_whe
     // A restart knows how old the oldest commit is, though it was not there.
     rig.kill9().await;
     rig.start();
-    let answers = format!("http://127.0.0.1:{}/healthz", rig.http);
-    until("it answers", async || reqwest::get(&answers).await.is_ok()).await;
+    until("it answers", async || rig.get("/healthz").await.is_ok()).await;
     until("the target is asked", async || {
         rig.pair.supabase.gateway.faults().up().await;
         rig.metric("lockstep_latency_seconds_count").await >= 1.0
@@ -31,7 +30,7 @@ async fn lag_grows_by_the_sources_clock_while_the_target_is_away_and_is_zero_whe
     rig.settled().await;
     until("no lag", async || rig.metric("lockstep_lag_seconds").await == 0.0).await;
     // Only enumerated values stand in labels.
-    let page = reqwest::get(format!("http://127.0.0.1:{}/metrics", rig.http)).await.unwrap().text().await.unwrap();
+    let page = rig.get("/metrics").await.unwrap().text().await.unwrap();
     for entry in lockstep::metrics::ALL {
         for (label, values) in entry.labels.iter().filter(|(label, _)| !["table", "version"].contains(label)) {
             let lines = page.lines().filter(|line| line.starts_with(&format!("{}{{", entry.name)));
@@ -57,10 +56,11 @@ async fn the_cost_of_being_scraped_is_printed() {
         let url = format!("http://127.0.0.1:{}/metrics", rig.http);
         // Ten times a second: a hundred and fifty times as often as Prometheus does.
         let scraper = scraped.then(|| {
+            let web = rig.web.clone();
             tokio::spawn(async move {
                 let mut count = 0u64;
                 loop {
-                    count += u64::from(reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()));
+                    count += u64::from(web.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()));
                     COUNT.store(count, std::sync::atomic::Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
