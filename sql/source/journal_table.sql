@@ -28,8 +28,12 @@ begin
       case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
     from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
   elsif tg_op = 'UPDATE' then
+    -- A key that is left may be told as changed (k), but not where something inside of this statement may have written
+    -- the row under its new key already.
     insert into lockstep.journal (xid, lsn, n, shape, op, key, at)
-    select x, l, row_number() over () - 1, {shape}, 'k', {key_of_o}, clock_timestamp()
+    select x, l, row_number() over () - 1, {shape},
+      case when exists (select from lockstep.journal p where p.xid = x) then 'd' else 'k' end::"char", {key_of_o},
+      clock_timestamp()
     from old_rows o where not exists (select from {table} t where {t_is_o} and {key_of_t} = {key_of_o});
     get diagnostics left_keys = row_count;
     insert into lockstep.journal (xid, lsn, n, shape, op, key, line, at)
