@@ -69,9 +69,10 @@ async fn every_kind_of_statement_leaves_the_same_rows_behind() {
     rig.settled().await;
     let mut tables = public(&["self", "twist", "part", "parent", "child"]);
     tables.push(TableName::new("Odd", "Or{der"));
-    for sql in STATEMENTS {
+    for (n, sql) in STATEMENTS.iter().enumerate() {
         rig.pair.source.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        if !sql.contains("prepare transaction") {
+        // Not behind each, as the service tells how far it is every two seconds; nothing settles while one is prepared.
+        if n % 5 == 3 || n + 1 == STATEMENTS.len() {
             rig.settled().await;
             let differences = rig.pair.differences(&tables).await.unwrap();
             assert!(differences.is_empty(), "{sql}\n{}\n{}", differences.join("\n"), rig.tail());
