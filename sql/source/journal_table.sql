@@ -8,6 +8,8 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
 as {quote}
+#variable_conflict use_variable
+-- Columns of the table may have the names of these.
 declare
   x xid8 := pg_current_xact_id();
   l pg_lsn;

@@ -100,6 +100,12 @@ struct Shape {
 /// What is missing for the journal to hold every change to these tables.
 pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> Result<Plan, Fault> {
     let places = places(client, tables).await?;
+    if let Some(name) = tables.iter().find(|name| places.iter().all(|place| place.name != **name)) {
+        return Err(Fault::stop(
+            format!("{name} has no primary key, by which the journal finds its rows"),
+            "alter table … add primary key (…); or exclude it ([tables] exclude), or capture by a slot",
+        ));
+    }
     let there = find(client).await?.is_some();
     let mut shapes = if there { shapes(client).await? } else { Vec::new() };
     let mut plan = Plan::default();

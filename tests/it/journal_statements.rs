@@ -11,7 +11,7 @@ create table "Odd"."Or{der" ("Id {line}" int, "k""2" text, v pair, t timestamptz
   c char(5), ok boolean, i inet, j jsonb, twice int generated always as ("Id {line}" * 2) stored,
   primary key ("k""2", "Id {line}"));
 create table self (id int primary key, boss int references self on update cascade on delete cascade, note text);
-create table twist (id int primary key, n int, note text);
+create table twist (id int primary key, n int, note text, x int default 1, l text, left_keys int);
 create table part (id int, at int, v text, primary key (id, at)) partition by range (at);
 create table part_1 (v text, at int not null, id int not null);
 alter table part attach partition part_1 for values from (0) to (10);
