@@ -20,7 +20,7 @@ use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
-use crate::capture::slot::restricted;
+use crate::capture::slot::{publication, restricted};
 use crate::capture::{self, slot};
 use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
@@ -28,7 +28,7 @@ use crate::jobs::Work;
 use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
-use crate::status::{State, Status};
+use crate::status::{Jobs, State, Status};
 use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
@@ -70,6 +70,8 @@ pub struct Control {
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
     /// How many live views are open.
     pub watchers: watch::Receiver<usize>,
+    /// What is known of the tables by comparing.
+    pub jobs: watch::Sender<Jobs>,
     /// Where it is told what happens.
     pub timeline: Timeline,
     /// Rung when a run of a workflow was recorded.
@@ -196,7 +198,9 @@ async fn missed(
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
     let unpublished = tables::unpublished(desk.source, desk.settings, &copied).await?;
-    let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
+    let all = publication::leaves_out(desk.source, &desk.settings.source.publication).await?;
+    let skipped =
+        |name: &TableName| all || unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     // A table that somebody made anew in Supabase holds nothing of what was copied.
     let emptied = |finding: &Finding| finding.copied && finding.empty && finding.rows > 0;
     let emptied = tables.iter().zip(&hello.tables).filter(|(_, finding)| emptied(finding));
@@ -354,6 +358,7 @@ async fn stream(
         job: format!("{:012x}", run >> 16),
         why: broken.map_or_else(|| "its rows were in doubt".to_owned(), |broken| format!("recovery: {broken}")),
         create: settings.source.create,
+        jobs: control.jobs.clone(),
     };
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();

@@ -2,7 +2,7 @@
 //! comes, goes or is renamed is noticed here, and the route looks at both sides again: the others only feel a pause of
 //! a moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -133,11 +133,16 @@ pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -
     let mut wait = LOOK;
     let mut asked = Instant::now();
     let parts = partitions(desk.source).await.unwrap_or_default();
+    let marks = publication::marks(desk.source, &desk.settings.source.publication).await.unwrap_or_default();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
         let altered = match altered(desk.source, desk.settings, &all, aside).await {
             Ok(None) => repartitioned(desk, active, &parts).await,
+            other => other,
+        };
+        let altered = match altered {
+            Ok(None) => republished(desk, active, &marks).await,
             other => other,
         };
         let looked = match altered {
@@ -225,6 +230,24 @@ async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)])
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     Ok(Some(format!("{first} has other partitions, which a stream of this version of PostgreSQL does not notice")))
+}
+
+/// Somebody has altered the publication, or taken tables out and put them in again, faster than they were looked at.
+/// What was committed between may be missing, so they are compared.
+async fn republished(
+    desk: &Desk<'_>,
+    active: &[Table],
+    before: &BTreeMap<u32, String>,
+) -> Result<Option<String>, Fault> {
+    let now = publication::marks(desk.source, &desk.settings.source.publication).await?;
+    let other = |oid: u32| before.get(&oid).is_some_and(|mark| now.get(&oid).is_some_and(|now| now != mark));
+    let again: Vec<TableName> =
+        active.iter().filter(|table| other(0) || other(table.oid)).map(|table| table.name.clone()).collect();
+    if again.is_empty() {
+        return Ok(None);
+    }
+    desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
+    Ok(Some("the publication was altered: its tables are compared".into()))
 }
 
 /// The names of the tables that are published: new ones that are not fit are not.

@@ -199,7 +199,8 @@ async fn rows_that_another_primary_key_tells_apart_are_not_taken_for_one() {
 async fn a_table_that_was_made_anew_in_supabase_is_filled_again() {
     let mut rig = streaming().await;
     assert_eq!(rig.terminate().await, Some(0));
-    let anew = "drop table moves cascade; create table moves (id int primary key, v text); notify pgrst, 'reload schema'";
+    let anew =
+        "drop table moves cascade; create table moves (id int primary key, v text); notify pgrst, 'reload schema'";
     rig.pair.supabase.execute(anew).await.unwrap();
     rig.pair.supabase.reload_schema().await.unwrap();
     rig.pair.source.execute("insert into moves values (100, 'b')").await.unwrap();
