@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ParkedRows, Position, Progress};
+use crate::types::{self, ParkedRows, Position, Progress, TableReport};
 
 /// A status this old says nothing any more: whoever publishes it does so every few seconds, or is stuck.
 const STALE: Duration = Duration::from_secs(15);
@@ -216,11 +216,27 @@ pub struct Jobs {
     pub next_at: Option<Timestamp>,
     /// When a run last ended with both sides equal.
     pub last_success_at: Option<Timestamp>,
-    /// Tables whose last comparison found differences that nobody has repaired since, and how many.
+    /// Tables whose last comparison found differences that nobody has repaired since, and how many. 0: the table was
+    /// copied over what the target held, and what only the target has may still be there.
     pub different: BTreeMap<String, u64>,
     /// Of each table that was ever compared, the last time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub verified: BTreeMap<String, Verified>,
+}
+
+impl Jobs {
+    /// What a comparison came to.
+    pub fn reported(&mut self, report: &TableReport) {
+        let name = report.table.to_string();
+        self.verified.insert(name.clone(), Verified { at: Timestamp::now(), result: report.result().into() });
+        match &report.verdict {
+            types::Verdict::Equal => _ = self.different.remove(&name),
+            types::Verdict::Different => {
+                _ = self.different.insert(name, report.differences().saturating_sub(report.repaired()).max(1));
+            }
+            types::Verdict::Unknown { .. } => {}
+        }
+    }
 }
 
 /// What is known to be in the target, table by table: what the table of sync states says.

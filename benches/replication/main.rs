@@ -2,6 +2,7 @@
 //! replication does. One source, one backlog, one machine, one run; every way must end with the same rows.
 //! `docs/benchmarks.md` says how to read the result.
 
+mod overhead;
 mod report;
 mod stage;
 mod steady;
@@ -38,6 +39,9 @@ pub struct Options {
     /// Commits a second, of one row each.
     #[arg(long, env = "LOCKSTEP_BENCH_RATE", default_value_t = 200)]
     rate: u64,
+    /// Catch-ups with and without somebody who reads the metrics all the time, of a third of the small transactions.
+    #[arg(long, env = "LOCKSTEP_BENCH_OVERHEAD", default_value_t = 4)]
+    overhead: usize,
     /// Print JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -93,6 +97,10 @@ async fn run(options: &Options) -> Result<Report> {
     if options.bulk > 0 {
         say("bulk transactions");
         report.bulk = catch_up(&mut stage, Work::Bulk { rows: options.bulk }, &Way::ALL).await?;
+    }
+    if options.overhead > 0 {
+        say("small transactions, with and without scrapes of the metrics");
+        report.overhead = Some(overhead::measure(&mut stage, options.small.div_ceil(3), options.overhead).await?);
     }
     if options.seconds > 0 {
         // In turns, so that a slow moment of the machine does not hit one way only.

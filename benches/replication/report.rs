@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::Options;
+use crate::overhead::Overhead;
 use crate::stage::Stage;
 use crate::steady::Wait;
 use crate::usage::Cpu;
@@ -37,6 +38,8 @@ pub struct Report {
     pub bulk: Vec<Measured>,
     /// From commit to visible.
     pub latency: BTreeMap<Way, Vec<Wait>>,
+    /// What reading the metrics costs.
+    pub overhead: Option<Overhead>,
 }
 
 /// The round of a way that lies in the middle.
@@ -62,6 +65,7 @@ impl Report {
             small: Vec::new(),
             bulk: Vec::new(),
             latency: BTreeMap::new(),
+            overhead: None,
         }
     }
 
@@ -76,6 +80,7 @@ impl Report {
         catch_up(&mut out, &title, &self.small);
         catch_up(&mut out, &format!("Catch-up of {} rows in transactions of 10,000", bulk.rows()), &self.bulk);
         self.latencies(&mut out);
+        self.watched(&mut out);
         out
     }
 
@@ -100,6 +105,22 @@ impl Report {
         let _ = writeln!(out, "From sending the commit; * from the source's answer to it.");
     }
 
+    fn watched(&self, out: &mut String) {
+        let Some(overhead) = &self.overhead else { return };
+        let Overhead { alone, scraped } = overhead;
+        let _ = writeln!(
+            out,
+            "\nScraped ten times a second: {:.0} rows/s, unscraped {:.0}, {:.3} of it ({} scrapes of {} kB; {:.2} ms of \
+             CPU each)",
+            scraped.rows_per_second(),
+            alone.rows_per_second(),
+            overhead.ratio(),
+            scraped.scrapes,
+            scraped.bytes / scraped.scrapes.max(1) / 1000,
+            overhead.scrape_ms(),
+        );
+    }
+
     pub fn json(&self) -> String {
         let one_latency = |waits: &[Wait]| {
             let sent = |share| percentile(waits.iter().map(|wait| wait.sent), share);
@@ -117,6 +138,10 @@ impl Report {
             "small": self.small.iter().map(|m| one(m, &self.small)).collect::<Vec<_>>(),
             "bulk": self.bulk.iter().map(|m| one(m, &self.bulk)).collect::<Vec<_>>(),
             "latency": {"commits_per_second": self.options.rate, "ways": latency},
+            "overhead": self.overhead.map(|overhead| json!({
+                "alone": overhead.alone, "scraped": overhead.scraped, "ratio": overhead.ratio(),
+                "scrape_cpu_ms": overhead.scrape_ms(),
+            })),
         });
         format!("{value:#}\n")
     }

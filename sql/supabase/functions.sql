@@ -424,7 +424,7 @@ declare
   careful boolean;
   repair boolean := header ? 'repair';
   any_parked boolean;
-  aside jsonb := '{}';           -- rows to set aside untried, by id, with the reason
+  aside jsonb := '{}';           -- rows to set aside untried, by schema.table.id, with the reason
   suppress boolean;
   touched bigint;
   written bigint;

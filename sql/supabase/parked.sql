@@ -139,6 +139,7 @@ declare
   op text := part->>'op';
   row_key jsonb := (lockstep.keys_of(part, vals))[1];
   row_id text := md5(row_key::text);
+  blamed constant jsonb := aside->concat_ws('.', part->>'schema', part->>'table', row_id);
   touched bigint;
   image jsonb; new_key jsonb; why text;
   state text; message text; detail text; constraint_name text; schema_of text; table_of text;
@@ -149,9 +150,9 @@ begin
       and p.table_name = part->>'table' and p.id = row_id) then
     return -1;
   end if;
-  if aside ? row_id then
-    state := aside->row_id->>0;
-    why := aside->row_id->>1;
+  if blamed is not null then
+    state := blamed->>0;
+    why := blamed->>1;
   else
     begin
       touched := lockstep.write(route_name, part, vals, relation);
@@ -230,7 +231,7 @@ begin
   for relation, steps in
     select lockstep.target(p.schema_name, p.table_name), array_agg(p.step order by p.step) from lockstep.parked p
     where p.route = route_name and p.step is not null and p.sqlstate = '23505' and p.operation = 'write'
-      and not aside ? p.id
+      and not aside ? concat_ws('.', p.schema_name, p.table_name, p.id)
     group by p.schema_name, p.table_name having count(*) > 1
   loop
     continue when lockstep.delete_acts(relation) or exists (
@@ -334,7 +335,7 @@ exception when integrity_constraint_violation then
     from unnest(blamed) id)::text;
 end $$;
 
--- Ids of the rows of this batch that break a deferred constraint, as the tables stand now.
+-- Rows of this batch that break a deferred constraint, as the tables stand now, as schema.table.id.
 create or replace function lockstep.blame(header jsonb, body bytea, first int, owner regclass, name text) returns text[]
 language plpgsql as $$
 declare
@@ -394,10 +395,11 @@ begin
         -- It stands under its new key, and is known by its old one.
         expected := lockstep.image(part, substring(body from start for total));
         if md5((select jsonb_agg(expected->>k order by n) from jsonb_array_elements_text(shape) with ordinality x(k, n))::text) = any (wrong) then
-          ids := ids || md5(keys[1]::text);
+          ids := ids || concat_ws('.', part->>'schema', part->>'table', md5(keys[1]::text));
         end if;
       else
-        ids := ids || array(select md5(k::text) from unnest(keys) k where md5(k::text) = any (wrong));
+        ids := ids || array(select concat_ws('.', part->>'schema', part->>'table', md5(k::text)) from unnest(keys) k
+          where md5(k::text) = any (wrong));
       end if;
     end if;
     start := start + total;

@@ -14,13 +14,17 @@ begin
   return '{}';
 end $$;
 
--- A part, put together; NULL when a piece of it is not there.
+-- A part, put together; NULL when a piece of it is not there, or is one that was cut to another size and came late.
 create or replace function lockstep.laid_down(route_name text, run_name text, which int, pieces int) returns bytea
 language plpgsql stable as $$
+declare
+  body bytea := (select case when count(*) = pieces then string_agg(s.piece, null::bytea order by s.number) end
+                 from lockstep.stage s
+                 where s.route = route_name and s.run = run_name and s.part = which and s.number < pieces);
 begin
-  return (select case when count(*) = pieces then string_agg(s.piece, null::bytea order by s.number) end
-          from lockstep.stage s
-          where s.route = route_name and s.run = run_name and s.part = which and s.number < pieces);
+  return case when octet_length(body) = lockstep.header_end(body) + (
+    select coalesce(sum(l::int), 0) from jsonb_array_elements(lockstep.header_of(body)->'groups') g,
+      jsonb_array_elements_text(coalesce(g->'lengths', '[]')) l) then body end;
 end $$;
 
 create or replace function public.lockstep_stage(bytea) returns jsonb

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::info;
 
+use super::capturing::Kind;
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
 use super::way::{Desk, Way};
@@ -120,10 +121,14 @@ impl Commands {
             Some("tables") => Way::Tables,
             _ => Way::Rpc,
         };
+        let kind = match self.status.borrow().capture.as_deref() {
+            Some("journal") => Kind::Journal,
+            _ => Kind::Wal,
+        };
         let url = preflight::source_url(&self.settings).map_err(unavailable)?;
         let source = pg::connect(&url, "lockstep commands").await.map_err(unavailable)?;
         let target = preflight::client(&self.settings).map_err(unavailable)?;
-        let desk = Desk { way, settings: &self.settings, source: &source, target: &target };
+        let desk = Desk { way, kind, settings: &self.settings, source: &source, target: &target };
         let again = [table.clone()];
         desk.hello(&Greeting { again: &again, ..Greeting::new(ROUTE) }).await.map_err(unavailable)?;
         self.look_again();

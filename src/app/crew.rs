@@ -90,7 +90,7 @@ impl Crew {
             asks: asked,
             work,
             status: status.subscribe(),
-            jobs,
+            jobs: jobs.clone(),
             book,
             history: History::new(url, create),
             entries: entries(settings)?,
@@ -98,7 +98,7 @@ impl Crew {
             catch_up: settings.schedule.catch_up,
         };
         let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
-        let control = Control { look_again, clock: known, pulse, work, watchers, timeline, bell };
+        let control = Control { look_again, clock: known, pulse, work, watchers, jobs, timeline, bell };
         Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 

@@ -21,7 +21,7 @@ use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
-use crate::capture::slot::restricted;
+use crate::capture::slot::{publication, restricted};
 use crate::capture::{self, slot};
 use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
@@ -29,7 +29,7 @@ use crate::jobs::Work;
 use crate::ledger::{journal, progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
-use crate::status::{State, Status};
+use crate::status::{Jobs, State, Status};
 use crate::types::{Activity, CopyMark, Fault, Job, Lsn, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Tap};
 use crate::{pipeline, rest};
@@ -74,6 +74,8 @@ pub struct Control {
     pub work: Arc<Mutex<mpsc::Receiver<Work>>>,
     /// How many live views are open.
     pub watchers: watch::Receiver<usize>,
+    /// What is known of the tables by comparing.
+    pub jobs: watch::Sender<Jobs>,
     /// Where it is told what happens.
     pub timeline: Timeline,
     /// Rung when a run of a workflow was recorded.
@@ -119,7 +121,7 @@ async fn look(
     let kind = capturing::choose(settings, &source).await?;
     capturing::tell(settings, kind);
     capturing::fits(kind, way)?;
-    let desk = Desk { way, settings, source: &source, target: &target };
+    let desk = Desk { way, kind, settings, source: &source, target: &target };
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let mut here = json!({
@@ -212,8 +214,10 @@ async fn missed(
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
-    let unpublished = tables::unpublished(desk.source, desk.settings, &copied, hello.checkpoint()).await?;
-    let skipped = |name: &TableName| unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
+    let unpublished = tables::unpublished(desk, &copied, hello.checkpoint()).await?;
+    let all = desk.kind == Kind::Wal && publication::leaves_out(desk.source, &desk.settings.source.publication).await?;
+    let skipped =
+        |name: &TableName| all || unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     // A table that somebody made anew in Supabase holds nothing of what was copied.
     let emptied = |finding: &Finding| finding.copied && finding.empty && finding.rows > 0;
     let emptied = tables.iter().zip(&hello.tables).filter(|(_, finding)| emptied(finding));
@@ -392,6 +396,7 @@ async fn stream(
         job: format!("{:012x}", run >> 16),
         why: broken.map_or_else(|| "its rows were in doubt".to_owned(), |broken| format!("recovery: {broken}")),
         create: settings.source.create,
+        jobs: control.jobs.clone(),
     };
     // Ends with the route, whatever it is at: the runner begins the table again.
     let mut beside = JoinSet::new();
@@ -411,7 +416,7 @@ async fn stream(
     });
 
     let (felt, feeling) = watch::channel(None);
-    let desk = Desk { way, settings, source: &source, target: &target };
+    let desk = Desk { way, kind, settings, source: &source, target: &target };
     let turning = async {
         tokio::select! {
             _ = ending.wait_for(|&stop| stop) => {}

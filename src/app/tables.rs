@@ -2,7 +2,7 @@
 //! comes, goes or is renamed is noticed here, and the route looks at both sides again: the others only feel a pause of
 //! a moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -134,11 +134,16 @@ pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -
     let mut wait = LOOK;
     let mut asked = Instant::now();
     let parts = partitions(desk.source).await.unwrap_or_default();
+    let marks = publication::marks(desk.source, &desk.settings.source.publication).await.unwrap_or_default();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
-        let altered = match altered(desk.source, desk.settings, &all, aside).await {
+        let altered = match altered(desk, &all, aside).await {
             Ok(None) => repartitioned(desk, active, &parts).await,
+            other => other,
+        };
+        let altered = match altered {
+            Ok(None) => republished(desk, active, &marks).await,
             other => other,
         };
         let looked = match altered {
@@ -159,12 +164,8 @@ pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -
 }
 
 /// What has changed at the source.
-async fn altered(
-    source: &Client,
-    settings: &Settings,
-    all: &[Table],
-    aside: &[Aside],
-) -> Result<Option<String>, Fault> {
+async fn altered(desk: &Desk<'_>, all: &[Table], aside: &[Aside]) -> Result<Option<String>, Fault> {
+    let (source, settings) = (desk.source, desk.settings);
     let now = preflight::survey(source, settings).await?.tables;
     if let Some(table) = now.iter().find(|table| all.iter().all(|known| known.oid != table.oid)) {
         return Ok(Some(format!("{} was added at the source", table.name)));
@@ -179,7 +180,7 @@ async fn altered(
             Some(_) => {}
         }
     }
-    if capturing::choose(settings, source).await? == Kind::Journal {
+    if desk.kind == Kind::Journal {
         return capturing::altered(source, &names(all, aside)).await;
     }
     let restricted = restricted::read(source, &settings.source.publication).await?;
@@ -187,7 +188,7 @@ async fn altered(
         return Ok(Some(format!("the publication shows less of {} now", table.name)));
     }
     let published = names(all, aside);
-    let missing = unpublished(source, settings, &published, Position::default()).await?;
+    let missing = unpublished(desk, &published, Position::default()).await?;
     Ok(missing.first().map(|table| format!("{table} was taken out of the publication")))
 }
 
@@ -209,7 +210,7 @@ async fn partitions(source: &Client) -> Result<Vec<(u32, u32)>, Fault> {
 /// Before version 15 a stream that runs does not notice that a partition came or went, and leaves its changes out, or
 /// brings them still. So the stream begins anew, and the table is compared.
 async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)]) -> Result<Option<String>, Fault> {
-    if capturing::choose(desk.settings, desk.source).await? == Kind::Journal {
+    if desk.kind == Kind::Journal {
         return Ok(None); // a new partition lacks its triggers, which was seen before
     }
     let now = partitions(desk.source).await?;
@@ -234,6 +235,27 @@ async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)])
     Ok(Some(format!("{first} has other partitions, which a stream of this version of PostgreSQL does not notice")))
 }
 
+/// Somebody has altered the publication, or taken tables out and put them in again, faster than they were looked at.
+/// What was committed between may be missing, so they are compared.
+async fn republished(
+    desk: &Desk<'_>,
+    active: &[Table],
+    before: &BTreeMap<u32, String>,
+) -> Result<Option<String>, Fault> {
+    if desk.kind == Kind::Journal {
+        return Ok(None);
+    }
+    let now = publication::marks(desk.source, &desk.settings.source.publication).await?;
+    let other = |oid: u32| before.get(&oid).is_some_and(|mark| now.get(&oid).is_some_and(|now| now != mark));
+    let again: Vec<TableName> =
+        active.iter().filter(|table| other(0) || other(table.oid)).map(|table| table.name.clone()).collect();
+    if again.is_empty() {
+        return Ok(None);
+    }
+    desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
+    Ok(Some("the publication was altered: its tables are compared".into()))
+}
+
 /// The names of the tables that are published: new ones that are not fit are not.
 pub fn names(all: &[Table], aside: &[Aside]) -> Vec<TableName> {
     let unfit = |name: &TableName| {
@@ -244,17 +266,12 @@ pub fn names(all: &[Table], aside: &[Aside]) -> Vec<TableName> {
 
 /// Tables whose changes the publication leaves out, so that they were missed. Of a journal that goes on at `from`: those
 /// without triggers, and those that were altered.
-pub async fn unpublished(
-    source: &Client,
-    settings: &Settings,
-    tables: &[TableName],
-    from: Position,
-) -> Result<Vec<TableName>, Fault> {
-    if capturing::choose(settings, source).await? == Kind::Journal {
-        return capturing::missed(source, tables, from).await;
+pub async fn unpublished(desk: &Desk<'_>, tables: &[TableName], from: Position) -> Result<Vec<TableName>, Fault> {
+    if desk.kind == Kind::Journal {
+        return capturing::missed(desk.source, tables, from).await;
     }
-    let (slot, publication) = (&settings.source.slot, &settings.source.publication);
-    publication::missing(source, &slot::Want { slot, publication, tables, create: false }).await
+    let (slot, publication) = (&desk.settings.source.slot, &desk.settings.source.publication);
+    publication::missing(desk.source, &slot::Want { slot, publication, tables, create: false }).await
 }
 
 /// A table that was not fit and is now; or may be, where only its rows can tell.

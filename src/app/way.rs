@@ -5,6 +5,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::capturing::Kind;
 use super::judge::{Finding, few};
 use super::preflight::{self, Greeting, Hello};
 use super::route::ROUTE;
@@ -66,6 +67,7 @@ async fn installed(target: &rest::Client) -> Result<bool, Fault> {
 /// Both sides of a start, as one way sees them.
 pub struct Desk<'a> {
     pub way: Way,
+    pub kind: Kind,
     pub settings: &'a Settings,
     pub source: &'a Client,
     pub target: &'a rest::Client,

@@ -221,6 +221,8 @@ pub struct Table {
     pub schema: String,
     pub name: String,
     pub partitioned: bool,
+    /// `u`: unlogged.
+    pub persistence: String,
     pub rls: bool,
     pub force_rls: bool,
     pub mine: bool,

@@ -71,7 +71,7 @@ impl History {
         };
         let write = async {
             let client = self.open().await?;
-            runs::end(client, id, report, runs::result(report), why).await
+            runs::end(client, id, report, report.result(), why).await
         };
         let end = tokio::time::timeout(PATIENCE, write).await;
         self.ended(end);

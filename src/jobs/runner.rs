@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::calendar::{Calendar, Due, Entry};
 use super::history::History;
-use crate::status::{Jobs, RunningJob, State, Status, TableState, Verified};
+use crate::status::{Jobs, RunningJob, State, Status, TableState};
 use crate::types::{Fault, Job, JobState, JobView, Phase, Progress, TableName, TableReport, Verdict};
 
 /// Somebody wants a job done. The answer comes at once: its id, or why it is not taken.
@@ -62,9 +62,14 @@ impl Runner {
     pub async fn run(mut self) {
         let past = self.history.begin().await;
         self.jobs.send_modify(|jobs| {
-            jobs.different = past.different;
+            // What the route's own comparison has found meanwhile is newer.
+            for (table, rows) in past.different {
+                jobs.different.entry(table).or_insert(rows);
+            }
             jobs.last_success_at = past.last_success;
-            jobs.verified = past.verified;
+            for (table, verified) in past.verified {
+                jobs.verified.entry(table).or_insert(verified);
+            }
         });
         for (table, at) in past.equal {
             let metrics = crate::metrics::get();
@@ -325,17 +330,7 @@ impl Runner {
     async fn reported(&mut self, view: &JobView, report: &TableReport) {
         let name = report.table.to_string();
         let found = report.differences();
-        self.jobs.send_modify(|jobs| {
-            let result = crate::ledger::runs::result(report).into();
-            jobs.verified.insert(name.clone(), Verified { at: Timestamp::now(), result });
-            match &report.verdict {
-                Verdict::Equal => _ = jobs.different.remove(&name),
-                Verdict::Different => {
-                    _ = jobs.different.insert(name.clone(), found.saturating_sub(report.repaired()).max(1))
-                }
-                Verdict::Unknown { .. } => {}
-            }
-        });
+        self.jobs.send_modify(|jobs| jobs.reported(report));
         if report.verdict == Verdict::Equal {
             let metrics = crate::metrics::get();
             metrics.table_equal.set(metrics.table(&name), Timestamp::now().as_second() as f64);

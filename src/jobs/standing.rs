@@ -55,7 +55,11 @@ fn running(table: &str, state: &TableState, facts: &Facts<'_>) -> Standing {
         return say("in_progress", None);
     }
     if let Some(rows) = facts.different.get(table) {
-        let rows = if *rows == 1 { "1 row differs".into() } else { format!("{rows} rows differ") };
+        let rows = match rows {
+            0 => return say("in_progress", Some("copied over what was there, and not compared yet".into())),
+            1 => "1 row differs".into(),
+            rows => format!("{rows} rows differ"),
+        };
         return say("in_progress", Some(format!("{rows} until a run repairs them")));
     }
     match state {

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::pg::client::fault;
 use crate::status::Verified;
-use crate::types::{Fault, RunRow, TableName, TableReport, Verdict};
+use crate::types::{Fault, RunRow, TableName, TableReport};
 
 const CREATE: &str = include_str!("../../sql/source/lockstep.sql");
 
@@ -49,14 +49,6 @@ pub async fn close_old(client: &Client) -> Result<u64, Fault> {
     const CLOSE: &str = "update lockstep.reconcile_run set finished_at = clock_timestamp(), result = 'failed', \
          message = 'the service ended before the run did' where result = 'running'";
     client.execute(CLOSE, &[]).await.map_err(|error| fault(&error))
-}
-
-/// What a report comes to, in the history's words.
-pub fn result(report: &TableReport) -> &'static str {
-    match &report.verdict {
-        Verdict::Equal if report.repaired() > 0 => "repaired",
-        other => other.word(),
-    }
 }
 
 /// What was begun for this reason before, and not ended, was cut off.

@@ -47,18 +47,31 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, record: &Record, inlet
     let client = session(settings).await?;
     wait::until_the_running_ended(&client).await?;
     let tables = order::parents_first(&client, tables).await?;
+    let mut unseen = Vec::new();
     for Copy { table, mut mark, in_doubt } in tables {
         if in_doubt {
             record.begin(&client, &table.name).await;
             if compare(settings, &client, inlet, &table, mark.clone(), record).await? {
                 continue;
             }
+            record.unseen(&table.name);
+            unseen.push(table.clone());
             mark = CopyMark { done: false, rows: 0, cursor: Vec::new(), ..mark };
         }
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
         let name = table.name.clone();
         let rows = one(&client, inlet, settings.range_bytes, table, mark).await?;
         info!(table = %name, rows, "copied");
+    }
+    // What only the target has is found now that nothing of the stream waits for these tables.
+    for table in unseen {
+        record.begin(&client, &table.name).await;
+        let tools = Tools { settings, client: &client, inlet: Some(inlet), repair: true, heals: false };
+        let progress = watch::Sender::new(None);
+        let report = check(&tools, &table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
+        super::count(&report);
+        record.end(&client, &report).await;
+        info!(table = %table.name, result = report.result(), repaired = report.repaired(), "compared behind its copy");
     }
     Ok(())
 }
@@ -81,7 +94,7 @@ async fn compare(
     let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
     match report.verdict {
         // A row of the stream may wait for this very table, and the checkpoint with it. What only the target has stays
-        // then, until the next comparison.
+        // then, until it is compared behind the copies.
         Verdict::Unknown { why } if matches!(settings.reading, Reading::Rows { .. }) => {
             info!(table = %table.name, cause = %why, "it cannot be compared now; all of it is copied over");
             return Ok(false);

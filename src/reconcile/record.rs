@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::ledger::runs;
 use crate::pg::Client;
+use crate::status::Jobs;
 use crate::types::{Fault, TableName, TableReport, Verdict};
 
 /// What stands in the history beside each table.
@@ -18,6 +20,8 @@ pub struct Record {
     pub why: String,
     /// Whether the history's tables may be made.
     pub create: bool,
+    /// What is known of the tables, as it is shown.
+    pub jobs: watch::Sender<Jobs>,
 }
 
 /// The history is not waited for longer than this.
@@ -38,7 +42,15 @@ impl Record {
             Verdict::Unknown { why } => Some(why.as_str()),
             _ => None,
         };
-        told(runs::end(client, &self.job, report, runs::result(report), why)).await;
+        // Shown before the table counts as copied: it is never called completed in between.
+        self.jobs.send_modify(|jobs| jobs.reported(report));
+        crate::metrics::get().tables_different.set(self.jobs.borrow().different.len() as i64);
+        told(runs::end(client, &self.job, report, report.result(), why)).await;
+    }
+
+    /// The table is copied over what the target holds, unseen.
+    pub(super) fn unseen(&self, table: &TableName) {
+        self.jobs.send_modify(|jobs| _ = jobs.different.insert(table.to_string(), 0));
     }
 }
 

@@ -149,6 +149,14 @@ impl TableReport {
         self.inserted + self.updated + self.deleted
     }
 
+    /// What it comes to, in the history's words.
+    pub fn result(&self) -> &'static str {
+        match &self.verdict {
+            Verdict::Equal if self.repaired() > 0 => "repaired",
+            other => other.word(),
+        }
+    }
+
     /// Counts a difference, and lists it while there is room.
     pub fn add(&mut self, difference: Difference, limit: usize) {
         *match difference.kind {

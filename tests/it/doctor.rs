@@ -343,6 +343,12 @@ async fn what_is_broken_in_supabase_is_named_and_its_fix_mends_it() {
             ..Break::default()
         },
         Break {
+            codes: &["table-unlogged"],
+            target: "alter table plain set unlogged",
+            fix: &["alter table \"public\".\"plain\" set logged"],
+            ..Break::default()
+        },
+        Break {
             codes: &["column-required"],
             target: "alter table plain add column more int not null",
             fix: &["alter column \"more\" drop not null"],

@@ -153,7 +153,7 @@ impl Tables {
         if let Some(committed_at) = batch.committed_at {
             self.tell(Event::Begun { committed_at });
         }
-        let plan = steps(&batch, &mut self.shapes, &mut self.forms, &self.copying)?;
+        let plan = steps(&batch, &mut self.shapes, &mut self.forms)?;
         let ended = batch.copied.iter().filter(|mark| mark.done);
         self.copy_ended = ended.map(|mark| self.copying.remove(&mark.table)).filter(|&was| was).count() > 0;
         self.replaying = batch.upto < self.replay_until().await?;

@@ -1,13 +1,13 @@
 //! What a batch does, step by step, in the source's order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::form::{Form, Json};
 use super::latest::Item;
-use crate::apply::plan::{Write, write};
+use crate::apply::plan::write;
 use crate::apply::shape::{Mapped, Shapes};
-use crate::types::{Batch, Change, Fault, Relation, TableName};
+use crate::types::{Batch, Change, Fault, TableName};
 
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -51,13 +51,8 @@ impl Forms {
     }
 }
 
-/// Lays a batch out. `copying` says of which tables the first copy is not finished.
-pub fn steps(
-    batch: &Batch,
-    shapes: &mut Shapes,
-    forms: &mut Forms,
-    copying: &HashSet<TableName>,
-) -> Result<Steps, Fault> {
+/// Lays a batch out.
+pub fn steps(batch: &Batch, shapes: &mut Shapes, forms: &mut Forms) -> Result<Steps, Fault> {
     let mut out = Steps::default();
     for (at, change) in batch.changes.iter().enumerate() {
         match change {
@@ -79,7 +74,8 @@ pub fn steps(
                 let (kind, write) = write(change, &mapped);
                 out.count(&mapped.table, kind);
                 let form = forms.of(relation.oid, &mapped);
-                out.row(form, relation, batch.xid_of(at), write, copying);
+                let (relation, xid) = (relation.clone(), batch.xid_of(at));
+                out.steps.push(Step::Row(Item { form, relation, xid, write, incomplete: false, refusal: None }));
             }
         }
     }
@@ -87,28 +83,6 @@ pub fn steps(
 }
 
 impl Steps {
-    fn row(
-        &mut self,
-        form: Arc<Form>,
-        relation: &Arc<Relation>,
-        xid: Option<u32>,
-        write: Write,
-        copying: &HashSet<TableName>,
-    ) {
-        let mut push = |write| {
-            let (form, relation) = (form.clone(), relation.clone());
-            self.steps.push(Step::Row(Item { form, relation, xid, write, incomplete: false, refusal: None }));
-        };
-        match write {
-            // The old row may not be there yet, and the new key may lie in a range that is done: bring it whole.
-            Write::Rekey { old, new } if !new.is_partial() && copying.contains(&form.mapped.table) => {
-                push(Write::Delete(old));
-                push(Write::Upsert(new));
-            }
-            write => push(write),
-        }
-    }
-
     fn count(&mut self, table: &TableName, kind: &'static str) {
         match self.counted.iter_mut().rev().find(|(name, seen, _)| *seen == kind && name == table) {
             Some((_, _, count)) => *count += 1,

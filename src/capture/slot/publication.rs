@@ -1,6 +1,8 @@
 //! The publication: an explicit list of tables, so that a table without a key is never published by accident and its
 //! updates are never refused at the source.
 
+use std::collections::BTreeMap;
+
 use crate::pg::{Client, client, quote};
 use crate::remedy;
 use crate::types::{Fault, TableName};
@@ -71,6 +73,23 @@ impl Found {
         let row = client.query_opt(FOUND, &[&name]).await.map_err(|error| client::fault(&error))?;
         Ok(row.map(|row| Self { whole: row.get(0), owner: row.get(1) }))
     }
+}
+
+/// Whether the publication leaves out kinds of changes, or brings partitions by their own names: what a stream of it
+/// brought has missed some. One that is not there leaves out nothing.
+pub async fn leaves_out(client: &Client, publication: &str) -> Result<bool, Fault> {
+    Ok(Found::read(client, publication).await?.is_some_and(|found| !found.whole))
+}
+
+/// What changes whenever somebody alters the publication: by tables, and for what holds for all of them (oid 0).
+const MARKS: &str = "select 0::oid, p.oid::text || ' ' || p.xmin::text from pg_publication p where p.pubname = $1 \
+     union all select r.prrelid, r.oid::text || ' ' || r.xmin::text from pg_publication_rel r \
+     join pg_publication p on p.oid = r.prpubid where p.pubname = $1";
+
+/// The marks of the publication and of each table in it. A table that was taken out and put in again has another one.
+pub async fn marks(client: &Client, publication: &str) -> Result<BTreeMap<u32, String>, Fault> {
+    let rows = client.query(MARKS, &[&publication]).await.map_err(|error| client::fault(&error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Per wanted table: whether it is there, whether it is published, and whether the source could still name its rows.

@@ -92,6 +92,7 @@ pub const CHECKS: &[Check] = &[
     check("column-null", Tables, Both, "NULL is allowed where the source allows it", columns::nulls),
     check("column-identity", Tables, Both, "identity columns take what is sent", columns::identity),
     check("column-collation", Tables, Both, "unlike texts stay unlike", columns::collation),
+    check("table-unlogged", Tables, Both, "every table survives a crash", tables::unlogged),
     check("key", Tables, Both, "every key is unique over there", tables::key),
     check("unique", Tables, Both, "no unique rule is stricter", rules::unique),
     check("checks", Tables, Both, "no check is stricter", rules::checks),

@@ -134,6 +134,25 @@ pub(super) fn key(case: &Case) -> Vec<Trouble> {
     judged(case, judge::key, Trouble::lock)
 }
 
+pub(super) fn unlogged(case: &Case) -> Vec<Trouble> {
+    let trouble = |name: TableName, persistence: &str| {
+        (persistence == "u").then(|| {
+            Trouble::bad(format!("{name} is unlogged in Supabase: a crash of its server empties it"))
+                .at(&name)
+                .sql(Side::Target, [remedy::set_logged(&name)])
+                .lock()
+        })
+    };
+    let pairs = case.pairs();
+    let each = pairs.iter().flat_map(|Pair { table, there, .. }| {
+        let parts = there.partitions.iter().filter(|part| part.leaf);
+        let parts = parts
+            .filter_map(|part| trouble(TableName::new(part.schema.as_str(), part.name.as_str()), &part.persistence));
+        trouble(table.name.clone(), &there.persistence).into_iter().chain(parts)
+    });
+    each.collect()
+}
+
 pub(super) fn rights(case: &Case) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = Vec::new();
     let mut schemas: Vec<&str> = Vec::new();

@@ -111,6 +111,7 @@ export function standing(row, view, link) {
     return ["busy", `Copying ${number(row.copied)}${of}`, ""];
   }
   if (row.state === "pending") return ["busy", "Waiting for its first copy", ""];
+  if (row.differs === 0) return ["busy", "Not compared yet", "Copied over what was there"];
   if (row.differs)
     return ["warn", row.differs === 1 ? "1 row differs" : `${number(row.differs)} rows differ`, "Sync repairs it"];
   const up = view.source.connected && view.target.connected && ["copying", "streaming"].includes(view.state);
