@@ -21,6 +21,7 @@ create table if not exists lockstep.journal (
   primary key (xid, lsn, n)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0);
 create index if not exists journal_statement on lockstep.journal (lsn) where n = 0;
+create index if not exists journal_lost on lockstep.journal (lsn) where op = 'x';
 -- What a line of the journal holds.
 create table if not exists lockstep.journal_shape (
   id int generated always as identity primary key,
@@ -34,11 +35,19 @@ create table if not exists lockstep.journal_shape (
 -- Where the journal begins, and up to where it may be forgotten.
 create table if not exists lockstep.journal_state (
   one boolean primary key default true check (one),
+  version int not null,
   began pg_lsn not null,
-  confirmed pg_lsn not null
+  confirmed pg_lsn not null,
+  watched jsonb not null default '{}'      -- the triggers by table, as they were when its changes were last known to be here
 );
-insert into lockstep.journal_state (began, confirmed)
-select l, l from pg_current_wal_insert_lsn() l on conflict do nothing;
+insert into lockstep.journal_state (version, began, confirmed)
+select {version}, l, l from pg_current_wal_insert_lsn() l on conflict (one) do update set version = excluded.version;
+
+-- Triggers that are other ones now, or were switched off and on again, may have missed something.
+create or replace function lockstep.journal_watched(now jsonb) returns void language sql security definer
+set search_path = pg_catalog, pg_temp as $$
+update lockstep.journal_state set watched = now where watched is distinct from now;
+$$;
 
 -- A mark in its place among the commits. Whoever reads the WAL instead meets it there too.
 create or replace function lockstep.journal_mark(content text) returns pg_lsn language plpgsql security definer
@@ -138,5 +147,5 @@ exception when lock_not_available then
   return false;
 end
 $$;
-revoke all on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), lockstep.journal_shrink(bigint)
-from public;
+revoke all on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), lockstep.journal_shrink(bigint),
+  lockstep.journal_watched(jsonb) from public;

@@ -14,6 +14,9 @@ declare
   x xid8 := pg_current_xact_id();
   l pg_lsn;
   left_keys bigint;
+  s record;
+  restarted boolean;
+  restarts text;
 begin
   if tg_op = 'INSERT' then
     if not exists (select from new_rows) then return null; end if;
@@ -48,7 +51,15 @@ begin
       case when c.line is null then {key_of_o} end, c.line, clock_timestamp()
     from old_rows o, lateral (select (select {line} from {table} t where {t_is_o} limit 1) as line offset 0) c;
   else
-    insert into lockstep.journal (xid, lsn, n, shape, op, at) values (x, l, 0, {shape}, 't', clock_timestamp());
+    -- No trigger is told of `restart identity`: identities that have given no number since say it.
+    for s in select d.objid::regclass::text as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S'
+      where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = tg_relid
+        and d.refobjsubid > 0 and d.deptype in ('a', 'i') and has_sequence_privilege(d.objid, 'select') loop
+      execute format('select not is_called from %s', s.name) into restarted;
+      restarts := case when restarted and restarts is distinct from 'go on' then 'restart' else 'go on' end;
+    end loop;
+    insert into lockstep.journal (xid, lsn, n, shape, op, line, at)
+    values (x, l, 0, {shape}, 't', restarts, clock_timestamp());
   end if;
   -- A transaction that has rung cannot be prepared: where there may be such, the reader looks more often instead.
   if current_setting('max_prepared_transactions') = '0' then

@@ -1,17 +1,19 @@
 //! By which of the two captures a route runs, and what each of them must find at the source.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::recovery::{Broken, Facts, SlotFacts};
-use super::way::Way;
+use super::way::{Desk, Way};
 use crate::capture::slot;
 use crate::config::{Capture, Settings};
 use crate::ledger::journal;
 use crate::pg::{self, Client, client};
 use crate::reconcile::Marks;
 use crate::remedy;
-use crate::types::{Fault, Lsn, Position, TableName};
+use crate::types::{Fault, Lsn, Position, Table, TableName};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -85,6 +87,10 @@ pub fn fits(kind: Kind, way: Way) -> Result<(), Fault> {
 
 /// Whether the journal can go on from the checkpoint: as `recovery::judge` has it of a slot.
 pub async fn judge_journal(source: &Client, facts: Facts) -> Result<Option<Broken>, Fault> {
+    // What a reader that goes on confirms meanwhile is no reason to begin anew: this one waits for its turn.
+    if let Some(pid) = journal::reader(source).await? {
+        return Err(Fault::retry(format!("the journal is read by another Lockstep (pid {pid})")));
+    }
     let fresh = facts.checkpoint == Position::default();
     let Some(found) = journal::find(source).await? else { return Ok((!fresh).then_some(Broken::JournalGone)) };
     if !fresh && found.began > facts.checkpoint.lsn() {
@@ -94,42 +100,63 @@ pub async fn judge_journal(source: &Client, facts: Facts) -> Result<Option<Broke
     Ok(super::recovery::judge(&Facts { slot, publication: true, ..facts }))
 }
 
-/// Makes what is missing, if it may, and says from where the journal holds all.
-pub async fn ensure_journal(source: &Client, settings: &Settings, tables: &[TableName]) -> Result<Lsn, Fault> {
-    let plan = journal::plan(source, tables, None).await?;
+/// Makes what is missing, if it may, and says from where the journal holds all. `missed` is known to need a comparison.
+async fn ensure_journal(desk: &Desk<'_>, tables: &[TableName], missed: &[TableName]) -> Result<Lsn, Fault> {
+    let source = desk.source;
+    let mut plan = journal::plan(source, tables, None).await?;
     if !plan.statements.is_empty() {
-        if !settings.source.create {
+        if !desk.settings.source.create {
             return Err(Fault::stop(
                 "the source's journal is missing, or does not fit the tables as they are",
                 "as owner of the tables: lockstep setup source --capture journal --apply",
             ));
         }
+        journal::allowed(source, tables).await?;
         journal::apply(source, &plan).await?;
         info!(tables = tables.len(), "made the journal's triggers");
+        plan = journal::plan(source, tables, None).await?;
     }
+    // Of the others, whatever was touched meanwhile is still to be noticed.
+    let known = journal::find(source).await?.map(|found| found.watched).unwrap_or_default();
+    journal::watched(source, &plan.watched(&known, missed)).await?;
     let row = source.query_one("select pg_current_wal_insert_lsn()::text", &[]).await;
     row.map_err(|error| client::fault(&error))?.get::<_, String>(0).parse().map_err(Fault::retry)
 }
 
-/// Whose changes were missed, or are known by their table only.
-pub async fn missed(source: &Client, tables: &[TableName], from: Position) -> Result<Vec<TableName>, Fault> {
-    if journal::find(source).await?.is_none() {
-        return Ok(tables.to_vec());
-    }
-    let mut missed = journal::plan(source, tables, None).await?.unwatched;
-    let (_, lost) = journal::lost(source, from.lsn()).await?;
-    missed.extend(lost.into_iter().filter(|name| tables.contains(name)));
-    Ok(missed)
+/// What the journal does not hold.
+#[derive(Debug, Default)]
+pub struct Missed {
+    pub tables: Vec<TableName>,
+    /// Those of them that were altered meanwhile, by oid: statements are noted, and what they did is not.
+    pub lost: HashSet<u32>,
+}
+
+/// Whose changes a journal that goes on at `from` does not hold.
+pub async fn missed(desk: &Desk<'_>, tables: &[Table], from: Position) -> Result<Missed, Fault> {
+    let all: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+    let found = match desk.kind {
+        Kind::Wal => return Ok(Missed::default()),
+        Kind::Journal => journal::find(desk.source).await?,
+    };
+    let Some(found) = found else { return Ok(Missed { tables: all, lost: HashSet::new() }) };
+    let (lost, altered) = journal::lost(desk.source, from.lsn()).await?;
+    let plan = journal::plan(desk.source, &all, None).await?;
+    let touched = plan.touched(&found.watched);
+    let missed = |name: &TableName| plan.unwatched.contains(name) || altered.contains(name) || touched.contains(name);
+    Ok(Missed { tables: all.into_iter().filter(missed).collect(), lost })
 }
 
 /// What is not as the journal needs it, in words.
 pub async fn altered(source: &Client, tables: &[TableName]) -> Result<Option<String>, Fault> {
-    if journal::find(source).await?.is_none() {
+    let Some(found) = journal::find(source).await? else {
         return Ok(Some("the journal is gone from the source".into()));
-    }
+    };
     let plan = journal::plan(source, tables, None).await?;
     if let Some(table) = plan.unwatched.first() {
         return Ok(Some(format!("{table} lacks a trigger of the journal")));
+    }
+    if let Some(table) = plan.touched(&found.watched).first() {
+        return Ok(Some(format!("triggers of the journal on {table} were switched, or its partitions are other ones")));
     }
     Ok((!plan.statements.is_empty()).then(|| "tables have other columns than their triggers know".to_owned()))
 }
@@ -163,19 +190,14 @@ pub async fn clean(source: &Client, settings: &Settings, kind: Kind, changed: bo
 }
 
 /// The slot's consistent point, or the journal's end: from there the new stream holds all.
-pub async fn begin(
-    source: &Client,
-    settings: &Settings,
-    url: &pg::Url,
-    kind: Kind,
-    tables: &[TableName],
-) -> Result<Lsn, Fault> {
-    if kind == Kind::Journal {
-        return ensure_journal(source, settings, tables).await;
+pub async fn begin(desk: &Desk<'_>, url: &pg::Url, tables: &[TableName], missed: &[TableName]) -> Result<Lsn, Fault> {
+    if desk.kind == Kind::Journal {
+        return ensure_journal(desk, tables, missed).await;
     }
-    let (slot, publication) = (&settings.source.slot, &settings.source.publication);
-    let want = slot::Want { slot, publication, tables, create: settings.source.create };
-    let made = slot::ensure(source, url, &want).await?;
+    let settings = &desk.settings.source;
+    let (slot, publication) = (&settings.slot, &settings.publication);
+    let want = slot::Want { slot, publication, tables, create: settings.create };
+    let made = slot::ensure(desk.source, url, &want).await?;
     if made.created {
         info!(%slot, from = %made.confirmed, "made the slot");
     }

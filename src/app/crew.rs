@@ -85,7 +85,13 @@ impl Crew {
             shown: synced,
         });
         let (clock, known) = watch::channel(None);
-        let source_watch = SourceWatch { url: url.clone(), slot: settings.source.slot.clone(), clock };
+        let source_watch = SourceWatch {
+            url: url.clone(),
+            slot: settings.source.slot.clone(),
+            capture: settings.source.capture,
+            status: status.subscribe(),
+            clock,
+        };
         let runner = Runner {
             asks: asked,
             work,

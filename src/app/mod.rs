@@ -2,7 +2,7 @@
 //! whether to wait, to stop and look again, or to end.
 
 mod alone;
-mod capturing;
+pub(crate) mod capturing;
 mod commands;
 mod crew;
 mod evolve;

@@ -14,6 +14,7 @@ use super::way::Way;
 use crate::apply::Shape;
 use crate::capture::slot::restricted;
 use crate::config::{self, Existing, ProjectUrl, Settings};
+use crate::ledger::journal;
 use crate::pg::catalog::{self, Selection, Survey};
 use crate::pg::{self, Client};
 use crate::reconcile::{self, Reading};
@@ -118,7 +119,12 @@ pub async fn survey(source: &Client, settings: &Settings) -> Result<Survey, Faul
     exclude.push(settings.state.table.to_string()); // ours, whatever its name
     exclude.push(settings.workflows.table.to_string());
     let (schemas, include) = (settings.tables.schemas.clone(), settings.tables.include.clone());
-    catalog::survey(source, &Selection { schemas, include, exclude }).await
+    let selection = Selection { schemas, include, exclude };
+    let mut survey = catalog::survey(source, &selection).await?;
+    if capturing::choose(settings, source).await? == Kind::Journal {
+        journal::sort_out(source, &mut survey, &selection).await?;
+    }
+    Ok(survey)
 }
 
 const UNREADABLE: &str = "select n.nspname::text, c.relname::text, \

@@ -26,7 +26,7 @@ use crate::capture::{self, slot};
 use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
 use crate::jobs::Work;
-use crate::ledger::{journal, progress, runs};
+use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::{Jobs, State, Status};
@@ -48,8 +48,8 @@ struct Ready {
     hello: Hello,
     way: Way,
     kind: Kind,
-    /// Statements of the journal that are known to be lost: their tables are compared.
-    known_lost: HashSet<Lsn>,
+    /// Tables of which statements up to here are known to be lost to the journal: they are compared.
+    known_lost: (HashSet<u32>, Lsn),
     /// Why the stream begins anew, if it does.
     broken: Option<recovery::Broken>,
 }
@@ -144,11 +144,9 @@ async fn look(
     let paused = runs::paused(&source).await?;
     let begun = checkpoint != Position::default();
     let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
-    let known_lost = match (kind, journal::find(&source).await?) {
-        (Kind::Journal, Some(_)) => journal::lost(&source, checkpoint.lsn()).await?.0,
-        _ => HashSet::new(),
-    };
-    let hello = missed(&desk, &tables, &sorted.aside, &greeting, hello).await?;
+    let missed = capturing::missed(&desk, &tables, checkpoint).await?;
+    let known_lost = (missed.lost, read_at.lsn());
+    let hello = mark_missed(&desk, &tables, &sorted.aside, &missed.tables, &greeting, hello).await?;
     if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
@@ -174,7 +172,7 @@ async fn look(
         timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
-    let from = capturing::begin(&source, settings, &url, kind, &names).await?;
+    let from = capturing::begin(&desk, &url, &names, &missed.tables).await?;
     let fit = preflight::names(&sorted.active);
     let restart = broken.map(|_| from);
     let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
@@ -205,17 +203,23 @@ async fn not_filtered(desk: &Desk<'_>, tables: &[Table], greeting: &Greeting<'_>
 
 /// Tables that are set aside miss changes, and so do those that were taken out of the publication: they do not count as
 /// copied any more, which is on record before anything is skipped or published again.
-async fn missed(
+async fn mark_missed(
     desk: &Desk<'_>,
     tables: &[Table],
     aside: &[Aside],
+    missed: &[TableName],
     greeting: &Greeting<'_>,
     hello: Hello,
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
-    let unpublished = tables::unpublished(desk, &copied, hello.checkpoint()).await?;
-    let all = desk.kind == Kind::Wal && publication::leaves_out(desk.source, &desk.settings.source.publication).await?;
+    let (unpublished, all) = match desk.kind {
+        Kind::Journal => (missed.to_vec(), false),
+        Kind::Wal => {
+            let all = publication::leaves_out(desk.source, &desk.settings.source.publication).await?;
+            (tables::unpublished(desk, &copied).await?, all)
+        }
+    };
     let skipped =
         |name: &TableName| all || unpublished.contains(name) || aside.iter().any(|one| one.table.name == *name);
     // A table that somebody made anew in Supabase holds nothing of what was copied.
@@ -321,13 +325,8 @@ async fn stream(
             parts.spawn_on(run, lane.handle());
         }
         Kind::Journal => {
-            let name = settings.source.slot.clone();
-            let reading = capture::journal::Settings {
-                name,
-                part_bytes,
-                known_lost,
-                ..capture::journal::Settings::new(url.clone())
-            };
+            let reading =
+                capture::journal::Settings { part_bytes, known_lost, ..capture::journal::Settings::new(url.clone()) };
             let watches = capture::journal::Watches { checkpoint: confirmable, stop: stopped, progress, held_up };
             let run = async move { capture::journal::run(&reading, checkpoint, changes, watches).await };
             parts.spawn_on(run, lane.handle());

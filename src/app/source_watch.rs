@@ -9,13 +9,18 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::SourceClock;
+use crate::config::Capture;
 use crate::metrics;
 use crate::pg::{self, Client};
+use crate::status::Status;
 use crate::types::Fault;
 
 pub struct SourceWatch {
     pub url: pg::Url,
     pub slot: String,
+    pub capture: Capture,
+    /// What `auto` came to.
+    pub status: watch::Receiver<Status>,
     pub clock: watch::Sender<Option<SourceClock>>,
 }
 
@@ -29,6 +34,12 @@ const LOOK: &str = "select (extract(epoch from clock_timestamp()) * 1000000)::in
      pg_wal_lsn_diff(here.lsn, s.restart_lsn)::int8, pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8 \
      from (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as lsn) here \
      left join pg_replication_slots s on s.slot_name = $1";
+
+/// The journal, where changes are captured by triggers: its size, and since when the oldest writer is open.
+const JOURNAL: &str = "select pg_total_relation_size(to_regclass('lockstep.journal'))::float8, \
+     extract(epoch from clock_timestamp() - least( \
+       (select min(xact_start) from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()), \
+       (select min(prepared) from pg_prepared_xacts)))::float8";
 
 impl SourceWatch {
     pub async fn keep(self) -> Infallible {
@@ -50,7 +61,22 @@ impl SourceWatch {
             let late = |_| Fault::retry("the source does not answer");
             let seen = tokio::time::timeout(PATIENCE, look(&client, &self.slot)).await.map_err(late)??;
             self.clock.send_modify(|clock| *clock = Some(clock.map_or(seen.clock, |known| known.better(seen.clock))));
-            show(&seen, rate.after(seen.at, seen.wal));
+            let rate = rate.after(seen.at, seen.wal);
+            show(&seen, rate);
+            match self.by_journal() {
+                Some(true) => show_journal(&client).await?,
+                Some(false) => show_slot(&seen, rate),
+                None => {}
+            }
+        }
+    }
+
+    /// Not known before a route has begun whose capture is chosen by what the source allows.
+    fn by_journal(&self) -> Option<bool> {
+        match self.capture {
+            Capture::Wal => Some(false),
+            Capture::Journal => Some(true),
+            Capture::Auto => self.status.borrow().capture.as_ref().map(|capture| capture == "journal"),
         }
     }
 }
@@ -95,13 +121,38 @@ fn show(seen: &Seen, rate: Option<f64>) {
     metrics.source_clock_offset.set(Some((seen.clock.at(Instant::now()) - here) as f64 / 1e6));
     metrics.wal_bytes.set(Some(seen.wal as f64));
     metrics.wal_rate.set(rate);
+}
+
+/// There is no slot whose state could be told, and nothing that could be lost with it.
+async fn show_journal(client: &Client) -> Result<(), Fault> {
+    let row = client.query_one(JOURNAL, &[]).await.map_err(|error| pg::client::fault(&error))?;
+    let metrics = metrics::get();
+    metrics.journal_bytes.set(row.get(0));
+    metrics.journal_open_seconds.set(Some(row.get::<_, Option<f64>>(1).unwrap_or_default().max(0.0)));
+    let of_a_slot = [&metrics.confirmed_bytes, &metrics.retained_wal_bytes, &metrics.slot_active];
+    for gauge in of_a_slot.into_iter().chain([&metrics.slot_safe_bytes, &metrics.slot_loss_seconds]) {
+        gauge.set(None);
+    }
+    for status in STATUSES {
+        metrics.slot_status.with_label_values(&[status]).set(0);
+    }
+    Ok(())
+}
+
+const STATUSES: [&str; 5] = ["reserved", "extended", "unreserved", "lost", "missing"];
+
+fn show_slot(seen: &Seen, rate: Option<f64>) {
+    let metrics = metrics::get();
+    for gauge in [&metrics.journal_bytes, &metrics.journal_open_seconds] {
+        gauge.set(None);
+    }
     let slot = seen.slot.as_ref();
     let number = |part: fn(&Slot) -> Option<i64>| slot.and_then(part).map(|bytes| bytes as f64);
     metrics.confirmed_bytes.set(number(|slot| slot.confirmed));
     metrics.retained_wal_bytes.set(number(|slot| slot.retained));
     metrics.slot_active.set(slot.map(|slot| f64::from(u8::from(slot.active))));
     let is = slot.map_or("missing", |slot| slot.status.as_deref().unwrap_or("lost"));
-    for status in ["reserved", "extended", "unreserved", "lost", "missing"] {
+    for status in STATUSES {
         metrics.slot_status.with_label_values(&[status]).set(i64::from(status == is));
     }
     let safe = number(|slot| slot.safe);

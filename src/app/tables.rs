@@ -18,7 +18,7 @@ use crate::capture::slot::{self, publication, restricted};
 use crate::config::{OnRefusal, Settings};
 use crate::pg::{Client, client};
 use crate::status::TableState;
-use crate::types::{Fault, Position, Table, TableName};
+use crate::types::{Fault, Table, TableName};
 
 /// A table whose changes are skipped while the others go on. It is compared and repaired before it streams again.
 ///
@@ -188,7 +188,7 @@ async fn altered(desk: &Desk<'_>, all: &[Table], aside: &[Aside]) -> Result<Opti
         return Ok(Some(format!("the publication shows less of {} now", table.name)));
     }
     let published = names(all, aside);
-    let missing = unpublished(desk, &published, Position::default()).await?;
+    let missing = unpublished(desk, &published).await?;
     Ok(missing.first().map(|table| format!("{table} was taken out of the publication")))
 }
 
@@ -264,12 +264,8 @@ pub fn names(all: &[Table], aside: &[Aside]) -> Vec<TableName> {
     all.iter().map(|table| table.name.clone()).filter(|name| !unfit(name)).collect()
 }
 
-/// Tables whose changes the publication leaves out, so that they were missed. Of a journal that goes on at `from`: those
-/// without triggers, and those that were altered.
-pub async fn unpublished(desk: &Desk<'_>, tables: &[TableName], from: Position) -> Result<Vec<TableName>, Fault> {
-    if desk.kind == Kind::Journal {
-        return capturing::missed(desk.source, tables, from).await;
-    }
+/// Tables whose changes the publication leaves out, so that they were missed.
+pub async fn unpublished(desk: &Desk<'_>, tables: &[TableName]) -> Result<Vec<TableName>, Fault> {
     let (slot, publication) = (&desk.settings.source.slot, &desk.settings.source.publication);
     publication::missing(desk.source, &slot::Want { slot, publication, tables, create: false }).await
 }

@@ -144,17 +144,26 @@ async fn supabase(args: SupabaseArgs) -> Result<(), Failure> {
 async fn source(args: SourceArgs, settings: &Settings) -> Result<(), Failure> {
     let url = source_url(args.database_url, settings)?;
     let client = connect(&url).await?;
-    let survey = catalog::survey(&client, &args.tables.selection(settings)).await?;
-    if survey.tables.is_empty() {
-        return Err(Problem::new("tables", "the selection holds no table that can be replicated").into());
-    }
+    let selection = args.tables.selection(settings);
+    let mut survey = catalog::survey(&client, &selection).await?;
     let capture = args.capture.unwrap_or(match settings.source.capture {
         config::Capture::Auto => Capture::Auto,
         config::Capture::Wal => Capture::Wal,
         config::Capture::Journal => Capture::Journal,
     });
-    let mut wanted = source::Wanted {
-        journal: capture == Capture::Journal,
+    let by_journal = match capture {
+        Capture::Journal => true,
+        Capture::Wal => false,
+        Capture::Auto => !source::allows_a_slot(&client).await?,
+    };
+    if by_journal {
+        journal::sort_out(&client, &mut survey, &selection).await?;
+    }
+    if survey.tables.is_empty() {
+        return Err(Problem::new("tables", "the selection holds no table that can be replicated").into());
+    }
+    let wanted = source::Wanted {
+        journal: by_journal,
         publication: args.names.publication.unwrap_or_else(|| settings.source.publication.clone()),
         slot: args.names.slot.unwrap_or_else(|| settings.source.slot.clone()),
         role: args.names.role,
@@ -162,9 +171,8 @@ async fn source(args: SourceArgs, settings: &Settings) -> Result<(), Failure> {
         state: settings.state.enabled.then(|| settings.state.table.clone()),
     };
     let found = source::look(&client, &wanted).await?;
-    if capture == Capture::Auto && found.wal_level != "logical" {
+    if capture == Capture::Auto && by_journal {
         eprintln!("wal_level is {}: changes are captured by triggers, into a journal", found.wal_level);
-        wanted.journal = true;
     }
     let mut plan = source::plan(&wanted, &found);
     if wanted.journal {

@@ -13,8 +13,9 @@ use super::facts::Facts;
 use super::finding::Trouble;
 use super::listing::Listing;
 use crate::app::ROUTE;
+use crate::app::capturing::{self, Kind};
 use crate::capture::slot::restricted;
-use crate::config::{Capture, Problem, Settings};
+use crate::config::{Problem, Settings};
 use crate::http;
 use crate::ledger::install::FACTS;
 use crate::ledger::{journal, progress};
@@ -113,7 +114,16 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
     let client = pg::connect(&url, "lockstep doctor").await?;
     let clock = clock(&client).await?;
     let (mut choice, mut tables, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
-    match catalog::survey(&client, &ask.settings.tables.selection()).await {
+    let by_journal = capturing::choose(&ask.settings, &client).await? == Kind::Journal;
+    let selection = ask.settings.tables.selection();
+    let mut survey = catalog::survey(&client, &selection).await;
+    if let (true, Ok(found)) = (by_journal, &mut survey) {
+        survey = match journal::sort_out(&client, found, &selection).await {
+            Ok(()) => survey,
+            Err(fault) => Err(fault),
+        };
+    }
+    match survey {
         Ok(Survey { tables: found, left_out: others, .. }) => (tables, left_out) = (found, others),
         Err(fault) => choice.push(fault),
     }
@@ -135,13 +145,22 @@ async fn source(ask: &Ask, url: Url, keep: &mut Option<Client>) -> Result<Source
     let facts = facts(&client, &request, &names(&tables)).await?;
     let not_tables = not_tables(&client, &ask.settings).await?;
     let replication = replication(&url).await;
-    let journal = match ask.settings.source.capture {
-        Capture::Journal => Some(journal::plan(&client, &names(&tables), None).await),
-        Capture::Auto | Capture::Wal => None,
+    let journal = match by_journal {
+        true => Some(plan_of_journal(&client, &names(&tables), ask.settings.source.create).await),
+        false => None,
     };
     *keep = Some(client);
     let script = None;
     Ok(Source { url, facts, clock, tables, left_out, restricted, not_tables, choice, replication, journal, script })
+}
+
+/// What the journal lacks; an error where somebody else must make it.
+async fn plan_of_journal(client: &Client, tables: &[TableName], create: bool) -> Result<journal::Plan, Fault> {
+    let plan = journal::plan(client, tables, None).await?;
+    if create && !plan.statements.is_empty() {
+        journal::allowed(client, tables).await?;
+    }
+    Ok(plan)
 }
 
 const NOT_TABLES: &str = "select n.nspname::text, c.relname::text, c.relkind::text \

@@ -50,7 +50,10 @@ pub async fn examine(ask: Ask) -> Report {
 fn judge(case: &Case) -> Report {
     let (source_seen, catalogs) = (case.source.is_ok(), case.target.facts.is_some());
     let mut findings = Vec::new();
-    let journal = case.settings.source.capture == Capture::Journal;
+    let journal = match &case.source {
+        Ok(source) => source.journal.is_some(),
+        Err(_) => case.settings.source.capture == Capture::Journal,
+    };
     for check in CHECKS.iter().filter(|check| !(journal && checks::OF_A_SLOT.contains(&check.code))) {
         let unseen = match check.sees {
             Sees::Source | Sees::Both if !source_seen => Some("the source could not be looked at"),

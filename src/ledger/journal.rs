@@ -4,20 +4,23 @@
 //! names its columns, so it is made anew when they change; until then what it meets is noted as `x`, and the table is
 //! compared.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use tokio_postgres::Client;
 
 use super::install;
+use crate::pg::catalog::{Selection, Survey, Why};
 use crate::pg::client::fault;
-use crate::pg::quote::{ident, literal};
+use crate::pg::quote::{ident, literal, table};
 use crate::types::{Fault, Lsn, TableName};
 
 mod triggers;
 
 use triggers::{Place, SIGNATURE};
 
+/// The journal's tables and functions. Whoever changes them so that an older one must be brought up to date counts on.
 const INSTALL: &str = include_str!("../../sql/source/journal.sql");
+const VERSION: i32 = 1;
 
 /// What there is to do.
 #[derive(Clone, Debug, Default)]
@@ -25,19 +28,30 @@ pub struct Plan {
     pub statements: Vec<String>,
     /// Tables whose triggers are missing or switched off: their changes were missed.
     pub unwatched: Vec<TableName>,
+    /// There is a journal already.
+    pub began: bool,
+    /// The triggers of each table, by its oid.
+    marks: BTreeMap<u32, (TableName, String)>,
 }
 
+/// A mark for each table; another one whenever somebody has touched a trigger of ours, or the table's partitions.
+pub type Marks = BTreeMap<u32, String>;
+
 /// What the source says of its journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// What was committed before is not in it.
     pub began: Lsn,
     /// What lies before may be forgotten already.
     pub confirmed: Lsn,
+    /// Triggers as they were when nothing of their tables was missing.
+    pub watched: Marks,
+    version: i32,
 }
 
 const THERE: &str = "select to_regclass('lockstep.journal_state') is not null";
-const STATE: &str = "select began::text, confirmed::text from lockstep.journal_state";
+const STATE: &str = "select began::text, confirmed::text, watched::text, version from lockstep.journal_state";
+const WATCHED: &str = "select lockstep.journal_watched($1::text::jsonb)";
 
 /// The journal, if there is one.
 pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
@@ -47,7 +61,23 @@ pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
     }
     let Some(row) = client.query_opt(STATE, &[]).await.map_err(db)? else { return Ok(None) };
     let lsn = |at: usize| row.get::<_, String>(at).parse().map_err(Fault::retry);
-    Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)? }))
+    let watched = serde_json::from_str(row.get(2)).unwrap_or_default(); // what is not understood is compared
+    Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)?, watched, version: row.get(3) }))
+}
+
+const READER: &str = "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
+     and database = (select oid from pg_database where datname = current_database()) \
+     and classid = hashtext('lockstep journal')::oid and objid = 0";
+
+/// Who holds the lock of the journal's reader.
+pub async fn reader(client: &Client) -> Result<Option<i32>, Fault> {
+    Ok(client.query_opt(READER, &[]).await.map_err(|error| fault(&error))?.map(|row| row.get(0)))
+}
+
+/// From now on the changes of these tables are in the journal, and nothing before is missing that nobody knows of.
+pub async fn watched(client: &Client, marks: &Marks) -> Result<(), Fault> {
+    let marks = serde_json::to_string(marks).unwrap_or_default(); // numbers and texts: JSON holds them
+    client.query_one(WATCHED, &[&marks]).await.map(drop).map_err(|error| fault(&error))
 }
 
 /// Partitions have their columns in an order of their own, and lack none.
@@ -62,12 +92,14 @@ with wanted as (
 select p.oid, n.nspname::text, c.relname::text, p.root, c.relkind::text, s.columns, s.types, k.key, k.equal,
   {signature},
   (select count(*) from pg_trigger g where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%'
-    and g.tgenabled in ('O', 'A') and not g.tgisinternal),
-  (select f.prosrc from pg_proc f where f.pronamespace = to_regnamespace('lockstep')
-    and f.proname = 'journal_' || p.oid),
-  not c.relispartition and exists (select from pg_inherits i join pg_class h on h.oid = i.inhrelid
-    where p.oid in (i.inhrelid, i.inhparent) and not h.relispartition)
-from place p join pg_class c on c.oid = p.oid join pg_namespace n on n.oid = c.relnamespace,
+    and g.tgenabled in ('O', 'A') and not g.tgisinternal and g.tgfoid = f.oid),
+  f.prosrc,
+  p.oid || coalesce((select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled, '' order by g.oid) from pg_trigger g
+    where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), ''),
+  row_security_active(p.oid) or not has_table_privilege(p.oid, 'select')
+from place p join pg_class c on c.oid = p.oid join pg_namespace n on n.oid = c.relnamespace
+join pg_class r on r.oid = p.root
+left join pg_proc f on f.pronamespace = to_regnamespace('lockstep') and f.proname = 'journal_' || p.oid,
 lateral (
   select array_agg(a.attname::text order by a.attnum) as columns, array_agg(a.atttypid order by a.attnum) as types
   from pg_attribute a where a.attrelid = p.root and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
@@ -81,7 +113,8 @@ lateral (
     and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
   join pg_operator o on o.oid = am.amopopr join pg_namespace on_ on on_.oid = o.oprnamespace
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = x.attnum
-  where i.indrelid = p.root and i.indisprimary
+  where i.indrelid = p.root and i.indisvalid and x.at <= i.indnkeyatts
+    and case when r.relreplident <> 'i' then i.indisprimary else i.indisreplident end
 ) k
 where k.key is not null order by p.root, p.oid";
 
@@ -97,28 +130,36 @@ struct Shape {
     key: Vec<String>,
 }
 
+impl Plan {
+    /// Tables whose triggers are not what they were: some of their changes may not be in the journal.
+    pub fn touched(&self, known: &Marks) -> Vec<TableName> {
+        let other = self.marks.iter().filter(|(oid, (_, mark))| known.get(oid) != Some(mark));
+        other.map(|(_, (name, _))| name.clone()).collect()
+    }
+
+    /// What is known of the triggers, once those of `again` are made and their tables will be compared.
+    pub fn watched(&self, known: &Marks, again: &[TableName]) -> Marks {
+        let mark = |(oid, (name, now)): (&u32, &(TableName, String))| match again.contains(name) {
+            true => Some((*oid, now.clone())),
+            false => known.get(oid).map(|known| (*oid, known.clone())),
+        };
+        self.marks.iter().filter_map(mark).collect()
+    }
+}
+
 /// What is missing for the journal to hold every change to these tables.
 pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> Result<Plan, Fault> {
     let places = places(client, tables).await?;
     if let Some(name) = tables.iter().find(|name| places.iter().all(|place| place.name != **name)) {
-        return Err(Fault::stop(
-            format!("{name} has no primary key, by which the journal finds its rows"),
-            "alter table … add primary key (…); or exclude it ([tables] exclude), or capture by a slot",
-        ));
+        return Err(Fault::retry(format!("{name} has no key any more, by which the journal finds its rows")));
     }
-    let there = find(client).await?.is_some();
-    let mut shapes = if there { shapes(client).await? } else { Vec::new() };
-    let mut plan = Plan::default();
-    if !there {
-        plan.statements.push(INSTALL.trim_end().to_owned());
+    let found = find(client).await?;
+    let mut shapes = if found.is_some() { shapes(client).await? } else { Vec::new() };
+    let mut plan = Plan { began: found.is_some(), ..Plan::default() };
+    if found.is_none_or(|found| found.version < VERSION) {
+        plan.statements.push(INSTALL.trim_end().replace("{version}", &VERSION.to_string()));
     }
     for place in &places {
-        if let Some(heir) = place.heirs.then_some(&place.name) {
-            return Err(Fault::stop(
-                format!("{heir} is part of an inheritance tree, whose changes the journal cannot tell apart"),
-                "exclude it ([tables] exclude), or capture by a slot (source.capture = \"wal\")",
-            ));
-        }
         let root = places.iter().find(|root| root.oid == place.root).unwrap_or(place);
         let shape = Shape {
             relation: root.oid,
@@ -127,6 +168,9 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
             types: root.types.clone(),
             key: root.key.clone(),
         };
+        let (_, mark) = plan.marks.entry(root.oid).or_insert_with(|| (root.name.clone(), String::new()));
+        mark.push_str(&place.mark);
+        mark.push(';');
         let mut sql = String::new();
         let id = match shapes.iter().find(|(_, known)| *known == shape) {
             Some((id, _)) => *id,
@@ -148,6 +192,9 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
             }
         }
         if !sql.is_empty() {
+            if place.blind {
+                return Err(blind(&place.name));
+            }
             plan.statements.push(sql.trim_end().to_owned());
         }
     }
@@ -155,6 +202,49 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
         plan.statements.extend(grants(role));
     }
     Ok(plan)
+}
+
+/// A function of such a role would fail the writes that it is to watch.
+fn blind(table: &TableName) -> Fault {
+    Fault::stop(
+        format!("the journal's triggers on {table} would be of a role that may not read all of its rows"),
+        "as owner of the table, whom no policy binds: lockstep setup source --capture journal --apply",
+    )
+}
+
+const UNFIT: &str = "select c.oid, i.indimmediate is not true from pg_class c left join pg_index i on i.indrelid = c.oid \
+       and i.indisvalid and case when c.relreplident <> 'i' then i.indisprimary else i.indisreplident end \
+     where c.oid = any($1::oid[]) and (i.indimmediate is not true or exists ( \
+       select from pg_inherits h join pg_class p on p.oid = h.inhrelid \
+       where c.oid in (h.inhrelid, h.inhparent) and not p.relispartition))";
+
+/// Takes out the tables that a journal cannot follow, though a slot could.
+pub async fn sort_out(client: &Client, survey: &mut Survey, asked: &Selection) -> Result<(), Fault> {
+    let oids: Vec<u32> = survey.tables.iter().map(|table| table.oid).collect();
+    for row in client.query(UNFIT, &[&oids]).await.map_err(|error| fault(&error))? {
+        let why = if row.get(1) { Why::DeferredKey } else { Why::Inherits };
+        survey.leave_out(row.get(0), why, asked)?;
+    }
+    Ok(())
+}
+
+const MAY: &str = "select current_user::text, case when to_regnamespace('lockstep') is null \
+       then has_database_privilege(current_database(), 'create') else has_schema_privilege('lockstep', 'create') end, \
+     array(select w.t::regclass::text from unnest($1::text[]) w (t) \
+       where not has_table_privilege(w.t::regclass, 'trigger') limit 3)";
+
+/// Whether this role may do what a plan says; else who must.
+pub async fn allowed(client: &Client, tables: &[TableName]) -> Result<(), Fault> {
+    let tables: Vec<String> = tables.iter().map(table).collect();
+    let row = client.query_one(MAY, &[&tables]).await.map_err(|error| fault(&error))?;
+    let (role, schema, others): (String, bool, Vec<String>) = (row.get(0), row.get(1), row.get(2));
+    let cause = match &others[..] {
+        [] if schema => return Ok(()),
+        [] => format!("role {role} may not create what the journal needs in schema lockstep of the source"),
+        tables => format!("role {role} may not make triggers on {} at the source", tables.join(", ")),
+    };
+    let fix = format!("as owner of the tables: lockstep setup source --capture journal --role {role} --apply");
+    Err(Fault::stop(cause, fix))
 }
 
 /// Does what the plan says, a table at a time: none waits for the lock of another.
@@ -180,25 +270,24 @@ pub fn remove() -> Vec<String> {
     ]
 }
 
-const LOST: &str = "select distinct j.lsn::text, n.nspname::text, c.relname::text from lockstep.journal j \
+const LOST: &str = "select s.relation, n.nspname::text, c.relname::text from ( \
+       select distinct j.shape from lockstep.journal j where j.op = 'x' and exists ( \
+         select from lockstep.journal k where k.xid = j.xid and k.lsn >= $1::text::pg_lsn)) j \
      join lockstep.journal_shape s on s.id = j.shape left join pg_class c on c.oid = s.relation \
-     left join pg_namespace n on n.oid = c.relnamespace where j.n = 0 and j.op = 'x' and j.lsn >= $1::text::pg_lsn limit 10000";
+     left join pg_namespace n on n.oid = c.relnamespace";
 
-/// Statements of which only their table is known: it was altered meanwhile.
-pub async fn lost(client: &Client, from: Lsn) -> Result<(HashSet<Lsn>, Vec<TableName>), Fault> {
+/// Tables of which some transaction that has not ended before `from` has changes that nobody knows: they were altered
+/// meanwhile. By oid, and by name where they are still there.
+pub async fn lost(client: &Client, from: Lsn) -> Result<(HashSet<u32>, Vec<TableName>), Fault> {
     let rows = client.query(LOST, &[&from.to_string()]).await.map_err(|error| fault(&error))?;
-    let (mut at, mut tables) = (HashSet::new(), Vec::new());
-    for row in &rows {
-        at.insert(row.get::<_, String>(0).parse().map_err(Fault::retry)?);
-        let (Some(schema), Some(name)) = (row.get::<_, Option<String>>(1), row.get::<_, Option<String>>(2)) else {
-            continue; // the table is gone
-        };
-        let name = TableName::new(schema, name);
-        if !tables.contains(&name) {
-            tables.push(name);
-        }
-    }
-    Ok((at, tables))
+    let name = |row: &tokio_postgres::Row| {
+        let part = |at: usize| row.get::<_, Option<String>>(at);
+        part(1).zip(part(2)).map(|(schema, name)| TableName::new(schema, name))
+    };
+    let mut names: Vec<TableName> = rows.iter().filter_map(name).collect();
+    names.sort();
+    names.dedup();
+    Ok((rows.iter().map(|row| row.get(0)).collect(), names))
 }
 
 async fn places(client: &Client, tables: &[TableName]) -> Result<Vec<Place>, Fault> {
@@ -218,7 +307,8 @@ async fn places(client: &Client, tables: &[TableName]) -> Result<Vec<Place>, Fau
         signature: row.get(9),
         triggers: row.get(10),
         body: row.get(11),
-        heirs: row.get(12),
+        mark: row.get(12),
+        blind: row.get(13),
     };
     Ok(rows.iter().map(place).collect())
 }
@@ -256,6 +346,6 @@ fn grants(role: &str) -> Vec<String> {
         "grant usage on schema lockstep to {role};\n\
          grant select on lockstep.journal, lockstep.journal_shape, lockstep.journal_state to {role};\n\
          grant execute on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), \
-         lockstep.journal_shrink(bigint) to {role};"
+         lockstep.journal_shrink(bigint), lockstep.journal_watched(jsonb) to {role};"
     )]
 }

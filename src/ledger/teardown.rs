@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::install;
+use super::{install, journal};
 use crate::pg::client::fault;
 use crate::pg::quote::{ident, literal, table};
 use crate::types::{Fault, TableName};
@@ -37,8 +37,7 @@ pub async fn source(client: &Client, what: &Source) -> Result<(), Fault> {
             "stop the Lockstep that reads it, then run this again",
         ));
     }
-    if let Some(row) = client.query_opt(READER, &[&what.slot]).await.map_err(|error| fault(&error))? {
-        let pid: i32 = row.try_get(0).map_err(|error| fault(&error))?;
+    if let Some(pid) = journal::reader(client).await? {
         return Err(Fault::stop(
             format!("the journal is read by process {pid}"),
             "stop the Lockstep that reads it, then run this again",
@@ -49,10 +48,6 @@ pub async fn source(client: &Client, what: &Source) -> Result<(), Fault> {
     }
     Ok(())
 }
-
-/// Who holds the lock of the journal's reader.
-const READER: &str = "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
-     and classid = hashtext('lockstep journal')::oid and objid = hashtext($1)::oid";
 
 /// What to run in the source: each statement is harmless when there is nothing to take away.
 pub fn statements(what: &Source) -> Vec<String> {

@@ -64,10 +64,12 @@ declare! {
         route_starts: IntCounter "route_starts_total"
             "Times that the route began: after a start, after a fault, or because something about the tables changed";
         recoveries: IntCounterVec "recoveries_total"
-            { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline" }
+            { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline, \
+                journal_gone, other_capture" }
             "Times that the stream began anew and every table was compared and repaired";
         recovered: MaybeVec "recovered_timestamp_seconds"
-            { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline" }
+            { reason: "slot_gone, slot_lost, publication_gone, target_behind, target_ahead, other_timeline, \
+                journal_gone, other_capture" }
             "When the stream last began anew for this reason";
     }
     Route "What is written" {
@@ -111,6 +113,10 @@ declare! {
         slot_loss_seconds: Maybe "slot_loss_forecast_seconds"
             "Seconds until our slot is lost if nothing more were confirmed: safe WAL by the rate of WAL, a year at most; \
              absent: no limit is set";
+        journal_bytes: Maybe "journal_bytes"
+            "Size of the journal that triggers write at the source; absent: changes are read from a slot";
+        journal_open_seconds: Maybe "journal_open_transaction_seconds"
+            "Age of the oldest transaction that writes at the source: the journal waits for its end; absent as above";
     }
     Route "Tables" {
         tables: IntGaugeVec "tables" { state: "pending, copying, streaming, parked, paused" } "Tables by state";

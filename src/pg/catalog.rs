@@ -51,6 +51,10 @@ pub enum Why {
     NoIdentity,
     /// Generated columns do not travel, and without its key a row cannot be found.
     GeneratedKey,
+    /// To the journal's triggers, what a parent does to the rows of its heirs looks like its own.
+    Inherits,
+    /// Two rows may have the same key for a moment, and the journal finds rows by it.
+    DeferredKey,
     /// From PostgreSQL 18 on: published, the table would refuse every UPDATE and DELETE.
     GeneratedIdentity,
 }
@@ -65,6 +69,8 @@ impl fmt::Display for Why {
             Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
             Self::NoIdentity => "has replica identity nothing",
             Self::GeneratedKey => "has a generated column in its primary key",
+            Self::Inherits => "is part of an inheritance tree, whose changes capture by journal cannot tell apart",
+            Self::DeferredKey => "has a deferrable key, by which capture by journal cannot tell rows apart",
             Self::GeneratedIdentity => "has replica identity full and a generated column, which PostgreSQL 18 refuses",
         })
     }
@@ -99,6 +105,19 @@ pub async fn survey(client: &Client, selection: &Selection) -> Result<Survey, Fa
     Ok(survey)
 }
 
+impl Survey {
+    /// Takes a table out again, unless it was asked for by its name.
+    pub fn leave_out(&mut self, oid: u32, why: Why, selection: &Selection) -> Result<(), Fault> {
+        let Some(at) = self.tables.iter().position(|table| table.oid == oid) else { return Ok(()) };
+        let table = self.tables.remove(at).name;
+        if selection.names(&table) {
+            return Err(refused(&table, why));
+        }
+        self.left_out.push(LeftOut { table, why });
+        Ok(())
+    }
+}
+
 fn refused(table: &TableName, why: Why) -> Fault {
     Fault::stop(format!("table {table} was asked for, but {why}"), fix(table, why))
 }
@@ -115,6 +134,8 @@ pub(crate) fn fix(table: &TableName, why: Why) -> String {
         ),
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
         Why::DeferrableKey => format!("alter table {name} replica identity full;"),
+        Why::Inherits => "capture by a slot (source.capture = \"wal\"), or take it off the list of tables".to_owned(),
+        Why::DeferredKey => "let its key be not deferrable, or capture by a slot (source.capture = \"wal\")".to_owned(),
         Why::GeneratedIdentity => format!("alter table {name} replica identity default;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
     }

@@ -55,8 +55,7 @@ impl Rig {
         let source_url = pair.source.url("postgres");
         // What is written into the source beside the test's own rows is confirmed with the next mark only, seconds later.
         let off = |name: &str| (name.to_owned(), "false".to_owned());
-        let mut env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
-        env.extend(std::env::var("LOCKSTEP_TEST_CAPTURE").ok().map(|way| ("LOCKSTEP_CAPTURE".to_owned(), way)));
+        let env = vec![off("LOCKSTEP_STATE"), off("LOCKSTEP_ACTIVITY"), off("LOCKSTEP_WORKFLOWS")];
         Self {
             pair,
             dir: Temp::new("rig").unwrap(),
@@ -84,6 +83,7 @@ impl Rig {
             .env("SUPABASE_URL", self.pair.supabase.rest_url())
             .env("SUPABASE_KEY", self.pair.supabase.secret_key())
             .env("LOCKSTEP_LISTEN", format!("127.0.0.1:{}", self.http))
+            .envs(tested_by_journal().then_some(("LOCKSTEP_CAPTURE", "journal")))
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -171,7 +171,8 @@ impl Rig {
 
     /// Whether changes are captured by triggers.
     pub fn by_journal(&self) -> bool {
-        self.env.iter().any(|(name, value)| name == "LOCKSTEP_CAPTURE" && value == "journal")
+        let named = self.env.iter().rfind(|(name, _)| name == "LOCKSTEP_CAPTURE");
+        named.map_or_else(tested_by_journal, |(_, way)| way == "journal")
     }
 
     /// The same for a journal: what the target holds is told by the service itself.
@@ -266,6 +267,20 @@ fn programs(variable: &str) -> Option<PathBuf> {
 
 pub fn public(names: &[&str]) -> Vec<TableName> {
     names.iter().map(|name| TableName::new("public", *name)).collect()
+}
+
+/// The one parameter of the engine's tests: `LOCKSTEP_TEST_CAPTURE=journal` has changes captured by triggers.
+fn tested_by_journal() -> bool {
+    std::env::var("LOCKSTEP_TEST_CAPTURE").is_ok_and(|way| way == "journal")
+}
+
+/// Whether a test has nothing to say of the capture that is tested, and why.
+pub fn says_nothing_of_a_journal(why: &str) -> bool {
+    let skipped = tested_by_journal();
+    if skipped {
+        println!("skipped, as changes are captured by triggers: {why}");
+    }
+    skipped
 }
 
 /// Polls until the fact holds.

@@ -47,8 +47,9 @@ enum Held {
     Left(Lsn, Arc<Known>, Tuple),
     /// And one row that it made: one row that changed its key, if nothing more comes of that statement.
     Pair(Lsn, Arc<Known>, Tuple, Tuple),
-    /// Tables that one statement emptied come one after the other.
-    Truncate(Vec<Arc<Relation>>),
+    /// Tables that one statement emptied come one after the other; whether their identities begin anew, as far as some
+    /// have any.
+    Truncate(Vec<Arc<Relation>>, Option<bool>),
 }
 
 impl Open {
@@ -75,9 +76,11 @@ impl Open {
                 self.held = Held::Pair(lsn, of, old, line()?);
                 return Ok(out);
             }
-            (b't', Held::Truncate(mut relations)) => {
+            (b't', Held::Truncate(mut relations, restart)) => {
                 relations.push(known.relation.clone());
-                self.held = Held::Truncate(relations);
+                // All of a statement's or none: one that goes on speaks for the others.
+                let both = restart.zip(restarts(&row)).map(|(one, other)| one && other);
+                self.held = Held::Truncate(relations, both.or(restart).or(restarts(&row)));
                 return Ok(out);
             }
             (_, Held::Pair(lsn, of, old, new)) if lsn == row.lsn => {
@@ -96,7 +99,7 @@ impl Open {
             b'u' => self.push(Change::Update { relation, old: None, new: line()? }, &mut out),
             b'k' if row.n == 0 => self.held = Held::Left(row.lsn, known.clone(), key()?),
             b'd' | b'k' => self.push(Change::Delete { relation, old: key()? }, &mut out),
-            b't' => self.held = Held::Truncate(vec![relation]),
+            b't' => self.held = Held::Truncate(vec![relation], restarts(&row)),
             _ => return Err(broken(Malformed("a row of an unknown kind"))),
         }
         Ok(out)
@@ -122,8 +125,9 @@ impl Open {
             Held::Pair(_, of, old, new) => {
                 self.push(Change::Update { relation: of.relation.clone(), old: Some(old), new }, out);
             }
-            Held::Truncate(relations) => {
-                self.push(Change::Truncate { relations, cascade: false, restart_identity: false }, out);
+            Held::Truncate(relations, restart) => {
+                let restart_identity = restart == Some(true);
+                self.push(Change::Truncate { relations, cascade: false, restart_identity }, out);
             }
         }
     }
@@ -189,6 +193,11 @@ impl Known {
         }
         Ok(row.finish())
     }
+}
+
+/// What a truncate says of the table's identities; nothing where it has none.
+fn restarts(row: &Row<'_>) -> Option<bool> {
+    row.line.map(|line| line == "restart")
 }
 
 fn missing<T>() -> Result<T, Fault> {

@@ -28,7 +28,8 @@ fn told(change: &Change) -> String {
         Change::Update { old: None, new, .. } => format!("update {}", text(new)),
         Change::Update { old: Some(old), new, .. } => format!("update {} to {}", text(old), text(new)),
         Change::Delete { old, .. } => format!("delete {}", text(old)),
-        Change::Truncate { relations, .. } => format!("truncate {}", relations.len()),
+        Change::Truncate { relations, restart_identity: false, .. } => format!("truncate {}", relations.len()),
+        Change::Truncate { relations, .. } => format!("truncate {} and restart", relations.len()),
         Change::Message { content } => format!("message {}", String::from_utf8_lossy(content)),
     }
 }
@@ -74,6 +75,17 @@ fn one_row_that_changes_its_key_is_an_update_and_several_are_deletes_and_rows() 
     let mut more = one();
     more.push(row(10, 2, b'u', None, Some("(b,4)")));
     assert_eq!(changes(more), ["delete - 1", "update a 2", "update b 4"]);
+}
+
+#[test]
+fn tables_that_one_statement_emptied_restart_together_or_not_at_all() {
+    let of = |lines: &[Option<&'static str>]| {
+        let rows = lines.iter().enumerate().map(|(at, line)| row(10 + at as u64, 0, b't', None, *line));
+        changes(rows.collect())
+    };
+    assert_eq!(of(&[None, Some("restart"), None]), ["truncate 3 and restart"]);
+    assert_eq!(of(&[Some("restart"), Some("go on")]), ["truncate 2"]);
+    assert_eq!(of(&[Some("go on"), None, Some("restart")]), ["truncate 3"]);
 }
 
 #[test]

@@ -27,27 +27,25 @@ use crate::types::{Fault, Lsn, Position, Sender, Transaction};
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub url: pg::Url,
-    /// One reader at a time holds the lock of this name.
-    pub name: String,
     /// The longest that a change waits whose bell was lost.
     pub poll: Duration,
     /// WAL without anything for us moves the checkpoint this often.
     pub mark_interval: Duration,
     /// A transaction larger than this travels in parts, and is no longer applied atomically.
     pub part_bytes: usize,
-    /// Statements on tables that were altered meanwhile, of which somebody knows already.
-    pub known_lost: HashSet<Lsn>,
+    /// Tables that were altered meanwhile, by oid, of which it is known that statements up to here are lost: they are
+    /// compared.
+    pub known_lost: (HashSet<u32>, Lsn),
 }
 
 impl Settings {
     pub fn new(url: pg::Url) -> Self {
         Self {
             url,
-            name: "lockstep".into(),
             poll: Duration::from_secs(1), // one small query; less than what people call late
             mark_interval: Duration::from_secs(10),
             part_bytes: 4 << 20,
-            known_lost: HashSet::new(),
+            known_lost: (HashSet::new(), Lsn(0)),
         }
     }
 }
@@ -61,12 +59,16 @@ pub struct Watches {
     pub held_up: watch::Sender<Option<String>>,
 }
 
-const LOCK: &str = "select pg_try_advisory_lock(hashtext('lockstep journal'), hashtext($1))";
+/// A journal has one reader, whatever its slot would be called: what one has confirmed is gone for all.
+const LOCK: &str = "select pg_try_advisory_lock(hashtext('lockstep journal'), 0)";
 const HOLDER: &str = "select pid::text from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
-     and classid = hashtext('lockstep journal')::oid and objid = hashtext($1)::oid";
+     and database = (select oid from pg_database where datname = current_database()) \
+     and classid = hashtext('lockstep journal')::oid and objid = 0";
 /// The plans must read by the index however small the tables look; and a flush is the local disk's.
 const SESSION: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
-     set enable_mergejoin = off; set jit = off; set synchronous_commit = local; listen lockstep_journal";
+     set enable_mergejoin = off; set jit = off; set synchronous_commit = local; \
+     set default_transaction_isolation = 'read committed'; set default_transaction_read_only = off; \
+     listen lockstep_journal";
 
 /// Reads from `resume` into `out` until `stop` turns true; then drops `out`, and goes on forgetting what is confirmed
 /// until the sender of `checkpoint` is gone. An error ends it at once.
@@ -78,7 +80,7 @@ pub async fn run(
 ) -> Result<(), Fault> {
     let bell = Arc::new(Notify::new());
     let client = client::listen(&settings.url, "lockstep", bell.clone()).await?;
-    alone(&client, &settings.name).await?;
+    alone(&client).await?;
     client.batch_execute(SESSION).await.map_err(|error| client::fault(&error))?;
     let silent = client.query_one(SILENT, &[]).await.map_err(|error| client::fault(&error))?.get(0);
     let poll = if silent { settings.poll.min(OFTEN) } else { settings.poll };
@@ -95,22 +97,13 @@ pub async fn run(
 const SILENT: &str = "select current_setting('max_prepared_transactions') <> '0'";
 const OFTEN: Duration = Duration::from_millis(100);
 
-/// A predecessor that was killed holds its lock until its connection is seen to be gone.
-const HELD: Duration = Duration::from_secs(15);
-
-/// Two readers would confirm in each other's name.
-async fn alone(client: &Client, name: &str) -> Result<(), Fault> {
+async fn alone(client: &Client) -> Result<(), Fault> {
     let fault = |error: tokio_postgres::Error| client::fault(&error);
-    let until = tokio::time::Instant::now() + HELD;
-    while !client.query_one(LOCK, &[&name]).await.map_err(fault)?.get::<_, bool>(0) {
-        if tokio::time::Instant::now() > until {
-            let holder = client.query_opt(HOLDER, &[&name]).await.map_err(fault)?;
-            let pid = holder.map_or_else(|| "…".to_owned(), |row| row.get(0));
-            let fix =
-                format!("stop what reads it: {}; or use another one: LOCKSTEP_SLOT", crate::remedy::terminate(&pid));
-            return Err(Fault::stop(format!("the journal {name} is read by another Lockstep (pid {pid})"), fix));
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    if client.query_one(LOCK, &[]).await.map_err(fault)?.get(0) {
+        return Ok(());
     }
-    Ok(())
+    // One that was killed holds its lock until its connection is seen to be gone.
+    let holder = client.query_opt(HOLDER, &[]).await.map_err(fault)?;
+    let pid = holder.map_or_else(|| "gone by now".to_owned(), |row| row.get(0));
+    Err(Fault::retry(format!("the journal is read by another Lockstep (pid {pid})")))
 }

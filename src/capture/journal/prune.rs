@@ -12,7 +12,8 @@ use crate::types::{Fault, Position};
 /// Rows that one statement forgets: some milliseconds, for which it holds up the horizon.
 const ROWS: i32 = 2_000;
 /// Nobody waits for the disk: what a crash takes back is forgotten again.
-const SESSION: &str = "set synchronous_commit = off";
+const SESSION: &str = "set synchronous_commit = off; set default_transaction_read_only = off; \
+     set default_transaction_isolation = 'read committed'";
 /// Between two looks whether the checkpoint has moved.
 const TICK: Duration = Duration::from_secs(1);
 /// A journal that is empty and larger than this gives its space back, asked for this often.

@@ -17,18 +17,24 @@ use crate::types::{Closed, Fault, Lsn, Position, Sender, Transaction};
 
 const WINDOW: &str = "select cut::text, ends::text[], xids, at \
      from lockstep.journal_window($1::text::pg_lsn, $2::text::pg_lsn, $3)";
-const ROWS: &str = "select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
-     from unnest($1::text[]) with ordinality u (xid, place), lateral (\
-       select * from lockstep.journal j where j.xid = u.xid::xid8 \
-       and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
-                           case when u.place = 1 then $3::int8 else -1 end) \
-       order by j.lsn, j.n) j limit $4";
+/// The size of a text is known without reading it: rows above the piece's bytes stay where they are.
+const ROWS: &str = "select place, lsn, n, op, shape, key, line from (\
+       select place, lsn, n, op, shape, key, line, sum(coalesce(octet_length(key), 0) + coalesce(octet_length(line), 0)) \
+         over (rows between unbounded preceding and 1 preceding) as before \
+       from (select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
+         from unnest($1::text[]) with ordinality u (xid, place), lateral (\
+           select * from lockstep.journal j where j.xid = u.xid::xid8 \
+           and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
+                               case when u.place = 1 then $3::int8 else -1 end) \
+           order by j.lsn, j.n) j limit $4) l) p where coalesce(before, 0) < $5";
 /// Statements that one window looks at: some 100 kB.
 const STATEMENTS: i32 = 1000;
 /// Rows of one piece: at first, before their size is known, and at most; and about how many bytes it is to have.
 const FIRST_ROWS: i64 = 64;
 const MOST_ROWS: i64 = 8192;
 const PIECE: usize = 512 << 10;
+/// What a row has beside its texts.
+const ROW: usize = 64;
 /// A horizon is looked for again after this long, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// What holds the reader up for so long is told, and again every so often.
@@ -185,10 +191,11 @@ impl<'a> Reader<'a> {
         let (mut first, mut from, mut open) = (0, (Lsn(0), -1), None::<Open>);
         while first < all.len() {
             let xids: Vec<&str> = all[first..].iter().map(|one| one.xid.as_str()).collect();
-            let limit = self.limit;
-            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&xids, &from.0.to_string(), &from.1, &limit];
+            let (limit, lsn_from) = (self.limit, from.0.to_string());
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [&xids, &lsn_from, &from.1, &limit, &(PIECE as i64)];
             let rows = self.client.query(ROWS, &values).await.map_err(db)?;
-            let (mut place, mut bytes) = (first, 0);
+            let (mut place, mut bytes) = (first, 0_usize);
             for row in &rows {
                 let at = first + usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
                 let here = (lsn(row.get(1))?, row.get::<_, i64>(2));
@@ -201,7 +208,7 @@ impl<'a> Reader<'a> {
                 }
                 from = here;
                 let (key, line): (Option<&str>, Option<&str>) = (row.get(5), row.get(6));
-                bytes += key.map_or(0, str::len) + line.map_or(0, str::len) + 64;
+                bytes += key.map_or(0, str::len) + line.map_or(0, str::len);
                 let Some(row) = self.row(row, here, key, line).await? else { continue };
                 if open.is_none() {
                     open = Some(self.begin(&all[at])?);
@@ -212,7 +219,7 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            let is_last = (rows.len() as i64) < limit;
+            let is_last = (rows.len() as i64) < limit && bytes < PIECE;
             self.fit(rows.len(), bytes);
             first = place;
             if is_last {
@@ -228,7 +235,7 @@ impl<'a> Reader<'a> {
     /// The next piece has about as many rows as fit; at most fourfold, as one piece says little about the next.
     fn fit(&mut self, rows: usize, bytes: usize) {
         if let Some(average) = bytes.checked_div(rows) {
-            let fitting = i64::try_from(PIECE / average.max(1)).unwrap_or(MOST_ROWS);
+            let fitting = i64::try_from(PIECE / (average + ROW)).unwrap_or(MOST_ROWS);
             self.limit = fitting.clamp(1, MOST_ROWS).min(self.limit * 4);
         }
     }
@@ -268,10 +275,14 @@ impl<'a> Reader<'a> {
             None => None,
         };
         if op == b'x' {
-            let name = known.map_or_else(String::new, |known| known.relation.name.to_string());
-            return match self.settings.known_lost.contains(&lsn) {
+            let (lost, upto) = &self.settings.known_lost;
+            let Some(known) = known else { return Ok(None) };
+            return match lsn <= *upto && lost.contains(&known.relation.oid) {
                 true => Ok(None),
-                false => Err(Fault::retry(format!("{name} was altered at the source; both sides are looked at again"))),
+                false => Err(Fault::retry(format!(
+                    "{} was altered at the source; both sides are looked at again",
+                    known.relation.name
+                ))),
             };
         }
         Ok(Some(Row { lsn, n, op, known, key, line }))

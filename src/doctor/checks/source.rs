@@ -272,7 +272,7 @@ fn left_out(case: &Case, reasons: &[Why]) -> Vec<Trouble> {
 }
 
 pub(super) fn no_key(case: &Case) -> Vec<Trouble> {
-    left_out(case, &[Why::NoPrimaryKey, Why::GeneratedKey])
+    left_out(case, &[Why::NoPrimaryKey, Why::GeneratedKey, Why::DeferredKey, Why::Inherits])
 }
 
 pub(super) fn unlogged(case: &Case) -> Vec<Trouble> {
@@ -324,6 +324,16 @@ pub(super) fn journal(case: &Case) -> Vec<Trouble> {
             "the journal's triggers are there; sessions with session_replication_role = replica are not seen by them: \
              what they change, the next comparison finds",
         )],
+        (Some(Ok(plan)), true) if plan.began && !plan.unwatched.is_empty() => {
+            let missed = |table: &TableName| {
+                Trouble::warn(format!(
+                    "{table} lacks triggers of the journal, or they are disabled: changes are missed"
+                ))
+                .at(table)
+                .by_hand("start Lockstep: it makes them anew, and compares the table")
+            };
+            plan.unwatched.iter().map(missed).collect()
+        }
         (Some(Ok(_)), true) => vec![Trouble::ok("the first start makes the journal and its triggers")],
         (Some(Ok(_)), false) => vec![Trouble::bad("triggers of the journal are missing at the source").by_hand(setup)],
     }

@@ -15,19 +15,24 @@ pub(super) struct Place {
     pub(super) columns: Vec<String>,
     pub(super) types: Vec<u32>,
     pub(super) key: Vec<String>,
-    /// The operator that the primary key's index compares each column by, with its schema.
+    /// The operator that the key's index compares each column by, with its schema.
     pub(super) equal: Vec<String>,
     pub(super) signature: Option<String>,
     /// Triggers of ours that are there and switched on.
     pub(super) triggers: i64,
+    /// All of ours as they are: another mark whenever somebody has touched one.
+    pub(super) mark: String,
+    /// The role that makes the function could not read the table by it.
+    pub(super) blind: bool,
     pub(super) body: Option<String>,
-    pub(super) heirs: bool,
 }
 
 /// What a trigger function sees of the table it stands on: `{oid}`.
 pub(super) const SIGNATURE: &str = "(select string_agg(a.attname || ' ' || a.atttypid || a.attgenerated::text, ',' order by a.attnum) \
      from pg_attribute a where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped) || ' key ' || \
-     (select i.indkey::text from pg_index i where i.indrelid = {oid} and i.indisprimary)";
+     coalesce((select string_agg(i.indkey::text, ';' order by i.indexrelid) from pg_index i where i.indrelid = {oid} \
+       and (i.indisprimary or i.indisreplident)), '') || \
+     coalesce(' of ' || pg_partition_root({oid})::oid, '')";
 
 /// A function's definition, and what of it the catalog keeps as its source.
 pub(super) struct Function {
