@@ -14,8 +14,9 @@ create table if not exists lockstep.journal (
   lsn pg_lsn not null,
   n bigint not null,                       -- within the statement; 0 is there once for each
   shape int,                               -- the columns of `line`
-  op "char" not null,                      -- i, u, d; k: a key that an update left; t: truncate; m: a mark; x: lost track
-  key text,                                -- of the row that is gone, as text of a record
+  op "char" not null,                      -- i, u, d; k: an update that left a key; t: truncate; m: a mark; x: lost track
+  depth int not null default 0,            -- of triggers around the statement
+  key text,                                -- that is gone, as text of a record
   line text,                               -- the row as it is at the end of the statement; the text of a mark
   at timestamptz,
   primary key (xid, lsn, n)

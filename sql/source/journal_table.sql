@@ -13,8 +13,9 @@ as {quote}
 declare
   x xid8 := pg_current_xact_id();
   l pg_lsn;
+  depth int := pg_trigger_depth();
   left_keys bigint;
-  s record;
+  identity record;
   restarted boolean;
   restarts text;
 begin
@@ -26,40 +27,61 @@ begin
   l := pg_logical_emit_message(false, 'lockstep.journal', '');
   -- The table is not what this was made for: nothing of it may be named, or the statement would fail. It is noted.
   if tg_table_schema <> {schema} or tg_table_name <> {name} or {signature_now} is distinct from {signature} then
-    insert into lockstep.journal (xid, lsn, n, shape, op, at) values (x, l, 0, {shape}, 'x', clock_timestamp());
+    insert into lockstep.journal (xid, lsn, n, shape, op, depth, at) values (x, l, 0, {shape}, 'x', depth, clock_timestamp());
   elsif tg_op = 'INSERT' then
-    insert into lockstep.journal (xid, lsn, n, shape, op, key, line, at)
-    select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'i' end,
+    insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
+    select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'i' end, depth,
       case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
     from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
   elsif tg_op = 'UPDATE' then
-    -- A key that is left may be told as changed (k), but not where something inside of this statement may have written
-    -- the row under its new key already.
-    insert into lockstep.journal (xid, lsn, n, shape, op, key, at)
-    select x, l, row_number() over () - 1, {shape},
-      case when exists (select from lockstep.journal p where p.xid = x) then 'd' else 'k' end::"char", {key_of_o},
-      clock_timestamp()
-    from old_rows o where not exists (select from {table} t where {t_is_o} and {key_of_t} = {key_of_o});
-    get diagnostics left_keys = row_count;
-    insert into lockstep.journal (xid, lsn, n, shape, op, key, line, at)
-    select x, l, left_keys + row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end,
-      case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
-    from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
+    if (select bit_xor(hashtextextended({key_of_o}, 0)) from old_rows o)
+       = (select bit_xor(hashtextextended({key_of_n}, 0)) from new_rows n) then
+      -- The same keys before and after, as nearly always; this costs less than to look for each of them.
+      insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
+      select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end, depth,
+        case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
+      from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
+    elsif (select count(*) from old_rows) = (select count(*) from new_rows) and not exists (
+        select from lockstep.journal p join lockstep.journal_shape s on s.id = p.shape
+        where p.xid = x and p.depth > depth and s.relation = {relation}) then
+      -- The one table has its rows in the order of the other. A full join is never one of loops, however few rows the
+      -- plan was made for.
+      insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
+      select x, l, b.r - 1, {shape},
+        case when c.line is null then 'd' when {key_of_b} <> {key_of_a} then 'k' else 'u' end::"char", depth,
+        case when c.line is null or {key_of_b} <> {key_of_a} then {key_of_b} end, c.line, clock_timestamp()
+      from (select row_number() over () as r, {old_keys} from old_rows o) b
+      full join (select row_number() over () as r, {new_keys} from new_rows n) a on a.r = b.r,
+      lateral (select (select {line} from {table} t where {t_is_a} limit 1) as line offset 0) c;
+    else
+      -- Something inside of this statement has written of this table, and perhaps of a row under its new key already.
+      insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, at)
+      select x, l, row_number() over () - 1, {shape}, 'd', depth, {key_of_o}, clock_timestamp()
+      from old_rows o where not exists (select from {table} t where {t_is_o} and {key_of_t} = {key_of_o});
+      get diagnostics left_keys = row_count;
+      insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
+      select x, l, left_keys + row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end, depth,
+        case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
+      from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
+    end if;
   elsif tg_op = 'DELETE' then
-    insert into lockstep.journal (xid, lsn, n, shape, op, key, line, at)
-    select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end,
+    insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
+    select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end, depth,
       case when c.line is null then {key_of_o} end, c.line, clock_timestamp()
     from old_rows o, lateral (select (select {line} from {table} t where {t_is_o} limit 1) as line offset 0) c;
   else
     -- No trigger is told of `restart identity`: identities that have given no number since say it.
-    for s in select d.objid::regclass::text as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S'
-      where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = tg_relid
-        and d.refobjsubid > 0 and d.deptype in ('a', 'i') and has_sequence_privilege(d.objid, 'select') loop
-      execute format('select not is_called from %s', s.name) into restarted;
+    for identity in
+      select d.objid as oid from pg_depend d join pg_class c on c.oid = d.objid where c.relkind = 'S'
+        and d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = tg_relid
+        and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+    loop
+      continue when not has_sequence_privilege(identity.oid, 'select');
+      execute format('select not is_called from %s', identity.oid::regclass) into restarted;
       restarts := case when restarted and restarts is distinct from 'go on' then 'restart' else 'go on' end;
     end loop;
-    insert into lockstep.journal (xid, lsn, n, shape, op, line, at)
-    values (x, l, 0, {shape}, 't', restarts, clock_timestamp());
+    insert into lockstep.journal (xid, lsn, n, shape, op, depth, line, at)
+    values (x, l, 0, {shape}, 't', depth, restarts, clock_timestamp());
   end if;
   -- A transaction that has rung cannot be prepared: where there may be such, the reader looks more often instead.
   if current_setting('max_prepared_transactions') = '0' then

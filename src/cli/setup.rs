@@ -177,6 +177,9 @@ async fn source(args: SourceArgs, settings: &Settings) -> Result<(), Failure> {
     let mut plan = source::plan(&wanted, &found);
     if wanted.journal {
         let journal = journal::plan(&client, &wanted.tables, wanted.role.as_deref()).await?;
+        if args.mode.apply {
+            journal::allowed(&client, &wanted.tables).await?;
+        }
         plan.statements.splice(0..0, journal.statements.iter().map(|sql| format!("begin;\n{sql}\ncommit;")));
     }
     for table in &survey.left_out {

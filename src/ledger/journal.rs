@@ -94,9 +94,8 @@ select p.oid, n.nspname::text, c.relname::text, p.root, c.relkind::text, s.colum
   (select count(*) from pg_trigger g where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%'
     and g.tgenabled in ('O', 'A') and not g.tgisinternal and g.tgfoid = f.oid),
   f.prosrc,
-  p.oid || coalesce((select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled, '' order by g.oid) from pg_trigger g
-    where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), ''),
-  row_security_active(p.oid) or not has_table_privilege(p.oid, 'select')
+  p.oid || coalesce((select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled::text, '' order by g.oid) from pg_trigger g
+    where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), '')
 from place p join pg_class c on c.oid = p.oid join pg_namespace n on n.oid = c.relnamespace
 join pg_class r on r.oid = p.root
 left join pg_proc f on f.pronamespace = to_regnamespace('lockstep') and f.proname = 'journal_' || p.oid,
@@ -192,9 +191,6 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
             }
         }
         if !sql.is_empty() {
-            if place.blind {
-                return Err(blind(&place.name));
-            }
             plan.statements.push(sql.trim_end().to_owned());
         }
     }
@@ -202,14 +198,6 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
         plan.statements.extend(grants(role));
     }
     Ok(plan)
-}
-
-/// A function of such a role would fail the writes that it is to watch.
-fn blind(table: &TableName) -> Fault {
-    Fault::stop(
-        format!("the journal's triggers on {table} would be of a role that may not read all of its rows"),
-        "as owner of the table, whom no policy binds: lockstep setup source --capture journal --apply",
-    )
 }
 
 const UNFIT: &str = "select c.oid, i.indimmediate is not true from pg_class c left join pg_index i on i.indrelid = c.oid \
@@ -231,17 +219,24 @@ pub async fn sort_out(client: &Client, survey: &mut Survey, asked: &Selection) -
 const MAY: &str = "select current_user::text, case when to_regnamespace('lockstep') is null \
        then has_database_privilege(current_database(), 'create') else has_schema_privilege('lockstep', 'create') end, \
      array(select w.t::regclass::text from unnest($1::text[]) w (t) \
-       where not has_table_privilege(w.t::regclass, 'trigger') limit 3)";
+       where not has_table_privilege(w.t::regclass, 'trigger') limit 3), \
+     array(select w.t::regclass::text from unnest($1::text[]) w (t) \
+       where not has_table_privilege(w.t::regclass, 'select') or row_security_active(w.t::regclass) limit 3)";
 
 /// Whether this role may do what a plan says; else who must.
 pub async fn allowed(client: &Client, tables: &[TableName]) -> Result<(), Fault> {
     let tables: Vec<String> = tables.iter().map(table).collect();
     let row = client.query_one(MAY, &[&tables]).await.map_err(|error| fault(&error))?;
-    let (role, schema, others): (String, bool, Vec<String>) = (row.get(0), row.get(1), row.get(2));
-    let cause = match &others[..] {
-        [] if schema => return Ok(()),
-        [] => format!("role {role} may not create what the journal needs in schema lockstep of the source"),
-        tables => format!("role {role} may not make triggers on {} at the source", tables.join(", ")),
+    let (role, schema, others, blind): (String, bool, Vec<String>, Vec<String>) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    let cause = match (&others[..], &blind[..]) {
+        ([], []) if schema => return Ok(()),
+        ([], []) => format!("role {role} may not create what the journal needs in schema lockstep of the source"),
+        // A trigger function of such a role would fail the writes that it is to watch.
+        ([], blind) => {
+            format!("role {role} may not read all rows of {}, which the journal's triggers must", blind.join(", "))
+        }
+        (tables, _) => format!("role {role} may not make triggers on {} at the source", tables.join(", ")),
     };
     let fix = format!("as owner of the tables: lockstep setup source --capture journal --role {role} --apply");
     Err(Fault::stop(cause, fix))
@@ -308,7 +303,6 @@ async fn places(client: &Client, tables: &[TableName]) -> Result<Vec<Place>, Fau
         triggers: row.get(10),
         body: row.get(11),
         mark: row.get(12),
-        blind: row.get(13),
     };
     Ok(rows.iter().map(place).collect())
 }

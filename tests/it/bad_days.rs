@@ -91,7 +91,7 @@ async fn a_name_that_leads_nowhere_for_a_while_is_waited_for_on_both_sides() {
     rig.pair.supabase.faults().cut().await;
     insert(&rig, 1, 100).await;
     says(&rig, "waiting", "project.lockstep-lab.invalid").await;
-    let end = "select pg_terminate_backend(active_pid) from pg_replication_slots";
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'lockstep'";
     rig.pair.source.value(end).await.unwrap();
     says(&rig, "waiting", "db.lockstep-lab.invalid").await;
     insert(&rig, 101, 200).await;

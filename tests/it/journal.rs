@@ -18,28 +18,34 @@ async fn streaming() -> Rig {
 }
 
 async fn by_journal(wal_level: &str) -> Rig {
-    let mut options = PairOptions::default();
-    options.source = options.source.set("wal_level", wal_level);
-    let mut rig = Rig::with(options, LEDGER).await;
-    capture_by(&mut rig, "journal");
+    let rig = rig(wal_level, LEDGER, "journal").await;
     rig.pair.log_changes(&public(&["ledger"])).await.unwrap();
     rig
 }
 
-fn capture_by(rig: &mut Rig, way: &str) {
+/// Both sides, at a source of this `wal_level`.
+pub async fn rig(wal_level: &str, schema: &str, way: &str) -> Rig {
+    let mut options = PairOptions::default();
+    options.source = options.source.set("wal_level", wal_level);
+    let mut rig = Rig::with(options, schema).await;
+    capture_by(&mut rig, way);
+    rig
+}
+
+pub fn capture_by(rig: &mut Rig, way: &str) {
     rig.env.retain(|(name, _)| name != "LOCKSTEP_CAPTURE");
     rig.env.push(("LOCKSTEP_CAPTURE".into(), way.into()));
 }
 
-async fn source(rig: &Rig, sql: &str) {
+pub async fn source(rig: &Rig, sql: &str) {
     rig.pair.source.execute(sql).await.unwrap();
 }
 
-async fn session(rig: &Rig) -> Client {
+pub async fn session(rig: &Rig) -> Client {
     rig.pair.source.connect().await.unwrap()
 }
 
-async fn target(rig: &Rig, sql: &str) -> String {
+pub async fn target(rig: &Rig, sql: &str) -> String {
     rig.pair.supabase.cluster.value(sql).await.unwrap()
 }
 

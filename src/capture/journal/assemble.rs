@@ -16,8 +16,6 @@ pub struct Known {
 /// One row of the journal.
 #[derive(Debug)]
 pub struct Row<'a> {
-    pub lsn: Lsn,
-    pub n: i64,
     pub op: u8,
     pub known: Option<Arc<Known>>,
     pub key: Option<&'a str>,
@@ -43,10 +41,6 @@ pub struct Open {
 /// What the next row decides about.
 enum Held {
     Nothing,
-    /// A key that an update left.
-    Left(Lsn, Arc<Known>, Tuple),
-    /// And one row that it made: one row that changed its key, if nothing more comes of that statement.
-    Pair(Lsn, Arc<Known>, Tuple, Tuple),
     /// Tables that one statement emptied come one after the other; whether their identities begin anew, as far as some
     /// have any.
     Truncate(Vec<Arc<Relation>>, Option<bool>),
@@ -72,21 +66,12 @@ impl Open {
         let key = || row.key.map_or_else(missing, |text| known.key_row(text));
         let line = || row.line.map_or_else(missing, |text| known.line(text));
         match (row.op, std::mem::replace(&mut self.held, Held::Nothing)) {
-            (b'u', Held::Left(lsn, of, old)) if lsn == row.lsn => {
-                self.held = Held::Pair(lsn, of, old, line()?);
-                return Ok(out);
-            }
             (b't', Held::Truncate(mut relations, restart)) => {
                 relations.push(known.relation.clone());
                 // All of a statement's or none: one that goes on speaks for the others.
                 let both = restart.zip(restarts(&row)).map(|(one, other)| one && other);
                 self.held = Held::Truncate(relations, both.or(restart).or(restarts(&row)));
                 return Ok(out);
-            }
-            (_, Held::Pair(lsn, of, old, new)) if lsn == row.lsn => {
-                let relation = of.relation.clone();
-                self.push(Change::Delete { relation: relation.clone(), old }, &mut out);
-                self.push(Change::Update { relation, old: None, new }, &mut out);
             }
             (_, held) => {
                 self.held = held;
@@ -97,8 +82,8 @@ impl Open {
         match row.op {
             b'i' => self.push(Change::Insert { relation, new: line()? }, &mut out),
             b'u' => self.push(Change::Update { relation, old: None, new: line()? }, &mut out),
-            b'k' if row.n == 0 => self.held = Held::Left(row.lsn, known.clone(), key()?),
-            b'd' | b'k' => self.push(Change::Delete { relation, old: key()? }, &mut out),
+            b'k' => self.push(Change::Update { relation, old: Some(key()?), new: line()? }, &mut out),
+            b'd' => self.push(Change::Delete { relation, old: key()? }, &mut out),
             b't' => self.held = Held::Truncate(vec![relation], restarts(&row)),
             _ => return Err(broken(Malformed("a row of an unknown kind"))),
         }
@@ -121,10 +106,6 @@ impl Open {
     fn let_go(&mut self, out: &mut Vec<Transaction>) {
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Nothing => {}
-            Held::Left(_, of, old) => self.push(Change::Delete { relation: of.relation.clone(), old }, out),
-            Held::Pair(_, of, old, new) => {
-                self.push(Change::Update { relation: of.relation.clone(), old: Some(old), new }, out);
-            }
             Held::Truncate(relations, restart) => {
                 let restart_identity = restart == Some(true);
                 self.push(Change::Truncate { relations, cascade: false, restart_identity }, out);

@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
                 from = here;
                 let (key, line): (Option<&str>, Option<&str>) = (row.get(5), row.get(6));
                 bytes += key.map_or(0, str::len) + line.map_or(0, str::len);
-                let Some(row) = self.row(row, here, key, line).await? else { continue };
+                let Some(row) = self.row(row, here.0, key, line).await? else { continue };
                 if open.is_none() {
                     open = Some(self.begin(&all[at])?);
                 }
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
     async fn row<'r>(
         &mut self,
         row: &tokio_postgres::Row,
-        (lsn, n): (Lsn, i64),
+        lsn: Lsn,
         key: Option<&'r str>,
         line: Option<&'r str>,
     ) -> Result<Option<Row<'r>>, Fault> {
@@ -285,7 +285,7 @@ impl<'a> Reader<'a> {
                 ))),
             };
         }
-        Ok(Some(Row { lsn, n, op, known, key, line }))
+        Ok(Some(Row { op, known, key, line }))
     }
 
     /// An empty transaction for WAL without anything for us, when it is time: the checkpoint stays near the source's end,

@@ -22,8 +22,6 @@ pub(super) struct Place {
     pub(super) triggers: i64,
     /// All of ours as they are: another mark whenever somebody has touched one.
     pub(super) mark: String,
-    /// The role that makes the function could not read the table by it.
-    pub(super) blind: bool,
     pub(super) body: Option<String>,
 }
 
@@ -75,10 +73,18 @@ impl Place {
             let columns: Vec<String> = names.iter().map(|name| format!("{alias}.{}", ident(name))).collect();
             format!("row({})::text", columns.join(", "))
         };
-        let same = |alias: &str| {
-            let pairs = self.key.iter().zip(&self.equal);
-            let pairs = pairs.map(|(name, equal)| format!("t.{0} {equal} {alias}.{0}", ident(name)));
+        let same = |alias: &str, names: &[String]| {
+            let pairs = self.key.iter().zip(names).zip(&self.equal);
+            let pairs =
+                pairs.map(|((name, other), equal)| format!("t.{} {equal} {alias}.{}", ident(name), ident(other)));
             pairs.collect::<Vec<_>>().join(" and ")
+        };
+        // Beside a number of ours, the key's columns have names of ours.
+        let numbers: Vec<String> = (0..self.key.len()).map(|at| format!("k{at}")).collect();
+        let numbered = |alias: &str| {
+            let columns = self.key.iter().zip(&numbers);
+            let columns = columns.map(|(name, number)| format!("{alias}.{} as {number}", ident(name)));
+            columns.collect::<Vec<_>>().join(", ")
         };
         let pins = PINNED.iter().filter(|(name, _)| *name != "client_encoding");
         let pins: String = pins.map(|(name, value)| format!("set {name} = '{value}'\n")).collect();
@@ -90,11 +96,17 @@ impl Place {
             "signature" => literal(self.signature.as_deref().unwrap_or_default()),
             "shape" => shape.to_string(),
             "line" => of("t", &self.columns),
+            "relation" => self.root.to_string(),
+            "old_keys" => numbered("o"),
+            "new_keys" => numbered("n"),
+            "key_of_a" => of("a", &numbers),
+            "key_of_b" => of("b", &numbers),
+            "t_is_a" => same("a", &numbers),
             "key_of_n" => of("n", &self.key),
             "key_of_o" => of("o", &self.key),
             "key_of_t" => of("t", &self.key),
-            "t_is_n" => same("n"),
-            "t_is_o" => same("o"),
+            "t_is_n" => same("n", &self.key),
+            "t_is_o" => same("o", &self.key),
             "table" => format!("{only}{}", table(&self.name)),
             "schema" => literal(&self.name.schema),
             "name" => literal(&self.name.name),
