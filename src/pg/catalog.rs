@@ -47,6 +47,8 @@ pub enum Why {
     NoPrimaryKey,
     /// Postgres takes no deferrable key as replica identity: published, the table would refuse every UPDATE.
     DeferrableKey,
+    /// Old rows come as the partition names them, and are read as the root does.
+    PartIdentity,
     /// Published, the table would refuse every UPDATE and DELETE.
     NoIdentity,
     /// Generated columns do not travel, and without its key a row cannot be found.
@@ -62,7 +64,8 @@ impl fmt::Display for Why {
             Self::ExtensionOwned => "belongs to an extension",
             Self::Unlogged => "is unlogged, so its changes are not in the WAL",
             Self::NoPrimaryKey => "has no primary key, and no unique index as its replica identity",
-            Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
+            Self::DeferrableKey => "has a deferrable primary key, by which its rows cannot be followed",
+            Self::PartIdentity => "has a partition with another replica identity than its own",
             Self::NoIdentity => "has replica identity nothing",
             Self::GeneratedKey => "has a generated column in its primary key",
             Self::GeneratedIdentity => "has replica identity full and a generated column, which PostgreSQL 18 refuses",
@@ -114,7 +117,14 @@ pub(crate) fn fix(table: &TableName, why: Why) -> String {
              alter table {name} replica identity using index …; or take it off the list of tables"
         ),
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
-        Why::DeferrableKey => format!("alter table {name} replica identity full;"),
+        Why::DeferrableKey => format!(
+            "make its primary key again without `deferrable`; or, with an immediate unique index on columns that are not \
+             null: alter table {name} replica identity using index …"
+        ),
+        Why::PartIdentity => format!(
+            "alter table … replica identity … for each partition of {name}, as {name} itself has it (default: the primary \
+             key; or the partition's own part of the same index)"
+        ),
         Why::GeneratedIdentity => format!("alter table {name} replica identity default;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
     }
@@ -151,7 +161,16 @@ select c.oid,
              order by a.attnum),
        array(select pg_catalog.format_type(a.atttypid, -1) from pg_catalog.pg_attribute a
              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-             order by a.attnum)
+             order by a.attnum),
+       c.relkind = 'p' and exists (
+         select from pg_catalog.pg_partition_tree(c.oid) t
+         join pg_catalog.pg_class l on l.oid = t.relid and t.isleaf and l.relreplident in ('d', 'i')
+         left join pg_catalog.pg_index li on li.indrelid = l.oid
+              and case l.relreplident when 'd' then li.indisprimary else li.indisreplident end
+         where array(select a.attname from pg_catalog.pg_attribute a
+                     where a.attrelid = c.oid and a.attnum = any (i.indkey) order by 1)
+               <> array(select a.attname from pg_catalog.pg_attribute a
+                        where a.attrelid = l.oid and a.attnum = any (li.indkey) order by 1))
 from pg_catalog.pg_class c
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisvalid
@@ -168,6 +187,8 @@ struct Seen {
     extension_owned: bool,
     /// None without a key.
     key_is_immediate: Option<bool>,
+    /// Old rows of some partition are named otherwise.
+    odd_part: bool,
 }
 
 impl Seen {
@@ -187,12 +208,12 @@ impl Seen {
             identity: row.try_get(4)?,
             extension_owned: row.try_get(5)?,
             key_is_immediate: row.try_get(7)?,
+            odd_part: row.try_get(11)?,
         })
     }
 
     fn why(&self) -> Option<Why> {
         let Table { name, columns, key, .. } = &self.table;
-        let full = self.identity == "f";
         if is_ours(name) {
             return Some(Why::Ours);
         }
@@ -206,7 +227,9 @@ impl Seen {
             None => Some(Why::NoPrimaryKey),
             _ if self.identity == "n" => Some(Why::NoIdentity),
             _ if self.identity == "full and generated" => Some(Why::GeneratedIdentity),
-            Some(false) if !full => Some(Why::DeferrableKey),
+            // Its rows may have each other's keys in between, which no row's changes alone can follow.
+            Some(false) => Some(Why::DeferrableKey),
+            _ if self.odd_part => Some(Why::PartIdentity),
             _ if key.iter().any(|key| columns.iter().all(|column| column.name != *key)) => Some(Why::GeneratedKey),
             _ => None,
         }
