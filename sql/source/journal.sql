@@ -38,17 +38,10 @@ create table if not exists lockstep.journal_state (
   one boolean primary key default true check (one),
   version int not null,
   began pg_lsn not null,
-  confirmed pg_lsn not null,
-  watched jsonb not null default '{}'      -- the triggers by table, as they were when its changes were last known to be here
+  confirmed pg_lsn not null
 );
 insert into lockstep.journal_state (version, began, confirmed)
 select {version}, l, l from pg_current_wal_insert_lsn() l on conflict (one) do update set version = excluded.version;
-
--- Triggers that are other ones now, or were switched off and on again, may have missed something.
-create or replace function lockstep.journal_watched(now jsonb) returns void language sql security definer
-set search_path = pg_catalog, pg_temp as $$
-update lockstep.journal_state set watched = now where watched is distinct from now;
-$$;
 
 -- A mark in its place among the commits. Whoever reads the WAL instead meets it there too.
 create or replace function lockstep.journal_mark(content text) returns pg_lsn language plpgsql security definer
@@ -148,5 +141,5 @@ exception when lock_not_available then
   return false;
 end
 $$;
-revoke all on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), lockstep.journal_shrink(bigint),
-  lockstep.journal_watched(jsonb) from public;
+revoke all on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), lockstep.journal_shrink(bigint)
+from public;

@@ -141,6 +141,11 @@ begin
   update lockstep.checkpoint c set source = request->'source'
   where c.route = request->>'route' and request->'source' not in ('{}', c.source)
     and (c.source = '{}' or (c.major, c.minor) = (0, 0));
+  -- What is known of the publication; the rest says whose copy this is, and stays.
+  update lockstep.checkpoint c set source = c.source || jsonb_build_object('publication', request->'source'->'publication')
+  where c.route = request->>'route' and c.source->'system' = request->'source'->'system'
+    and c.source->'slot' = request->'source'->'slot' and request->'source' ? 'publication'
+    and c.source->'publication' is distinct from request->'source'->'publication';
   -- A table that was renamed at the source is the same one; another one under its name is not.
   update lockstep.copy c set schema_name = t.schema, table_name = t.name
   from jsonb_to_recordset(request->'tables') t (schema text, name text, oid bigint)
@@ -171,6 +176,9 @@ begin
   update lockstep.copy c set parked = t.reason, done = false, cursor = null, rows = 0
   from jsonb_to_recordset(coalesce(request->'park', '[]')) t (schema text, name text, reason text)
   where c.route = request->>'route' and c.schema_name = t.schema and c.table_name = t.name;
+  -- What was parked under another key cannot be found any more; the table is compared.
+  delete from lockstep.parked p using jsonb_to_recordset(coalesce(request->'park', '[]')) t (schema text, name text, key jsonb)
+  where p.route = request->>'route' and p.schema_name = t.schema and p.table_name = t.name and p.key_names <> t.key;
   select * into here from lockstep.checkpoint c where c.route = request->>'route';
   return jsonb_build_object(
     'version', (select max(v.version) from lockstep.version v),
@@ -368,6 +376,12 @@ begin
   touched := lockstep.run(lockstep.statement(relation, part), vals);
   if touched < (part->>'rows')::bigint and part->>'op' <> 'delete' then
     touched := lockstep.identify(part, vals, relation, touched);
+    if touched >= 0 and touched < (part->>'rows')::bigint and part->>'op' = 'upsert'
+      and jsonb_array_length(part->'columns') > jsonb_array_length(part->'key')
+    then
+      raise exception using message = format('%s of %s rows of %s were not written: a trigger or rule in Supabase keeps them out',
+        (part->>'rows')::bigint - touched, part->>'rows', relation);
+    end if;
     -- Upserts that wrote nothing: in a table of nothing but its key that is as it should be. While a table is being
     -- copied, the row of a patch is brought by a later range. (One that is compared has no cursor.)
     if touched >= 0 and touched < (part->>'rows')::bigint and part->>'op' <> 'upsert' and (part->>'op' = 'rekey'
@@ -555,7 +569,7 @@ begin
     end if;
     number := -1;
     if careful then
-      perform lockstep.check_deferred(header, body, first);
+      perform lockstep.check_deferred(header, body, first, aside);
       perform lockstep.check_room(route_name, (header->>'park_rows')::bigint);
     else
       perform lockstep.settle(); -- what was deferred is refused here, where it can be answered, not at commit

@@ -315,8 +315,8 @@ begin
 end $$;
 
 -- Checks what was deferred. Refused, it raises LS003 with the rows of this batch at whose door it lies, by id, or what
--- was raised where that cannot be said.
-create or replace function lockstep.check_deferred(header jsonb, body bytea, first int) returns void
+-- was raised where that cannot be said. Who is aside already is not blamed again.
+create or replace function lockstep.check_deferred(header jsonb, body bytea, first int, aside jsonb) returns void
 language plpgsql as $$
 declare
   state text; message text; detail text; name text; schema_of text; table_of text;
@@ -326,7 +326,7 @@ begin
 exception when integrity_constraint_violation then
   get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
     name = constraint_name, schema_of = schema_name, table_of = table_name;
-  blamed := lockstep.blame(header, body, first, to_regclass(format('%I.%I', schema_of, table_of)), name);
+  blamed := lockstep.blame(header, body, first, to_regclass(format('%I.%I', schema_of, table_of)), name, aside);
   if coalesce(cardinality(blamed), 0) = 0 then
     raise;
   end if;
@@ -336,7 +336,8 @@ exception when integrity_constraint_violation then
 end $$;
 
 -- Rows of this batch that break a deferred constraint, as the tables stand now, as schema.table.id.
-create or replace function lockstep.blame(header jsonb, body bytea, first int, owner regclass, name text) returns text[]
+create or replace function lockstep.blame(header jsonb, body bytea, first int, owner regclass, name text, aside jsonb)
+returns text[]
 language plpgsql as $$
 declare
   held pg_constraint;
@@ -361,11 +362,12 @@ begin
       held.conrelid::regclass, (select string_agg(quote_ident(x), ', ') from unnest(columns) x));
   end if;
   found_ids := lockstep.blamed(header, body, first, held.conrelid, '{upsert,patch,rekey}', broken, null, null);
+  found_ids := array(select x from unnest(found_ids) x where not aside ? x);
   if held.contype = 'f' and cardinality(found_ids) = 0 then
     -- Not the rows that refer, then: those that they refer to went.
     found_ids := lockstep.blamed(header, body, first, held.confrelid, '{delete,rekey}', broken, others, columns);
   end if;
-  return found_ids;
+  return array(select x from unnest(found_ids) x where not aside ? x);
 end $$;
 
 -- Which rows that the batch brought to a table are among those that `broken` selects. With `others`, the rows of
@@ -419,6 +421,7 @@ declare
 begin
   if action = 'due' then
     select coalesce(jsonb_agg(jsonb_build_object('schema', d.schema_name, 'table', d.table_name, 'key', d.key,
+        'key_names', d.key_names,
         -- Within a day the source has shown the transaction to everybody; later its number may mean another one.
         'xid', case when d.updated_at > now() - interval '1 day' then d.xid end)), '[]') into answer
     from (select p.* from lockstep.parked p

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::recovery::{Broken, Facts, SlotFacts};
 use super::way::{Desk, Way};
-use crate::capture::slot;
+use crate::capture::slot::{self, publication};
 use crate::config::{Capture, Settings};
 use crate::ledger::journal;
 use crate::pg::{self, Client, client};
@@ -33,6 +33,14 @@ impl Kind {
         match self {
             Self::Wal => Marks::Wal,
             Self::Journal => Marks::Journal,
+        }
+    }
+
+    /// Under which name its marks are kept.
+    pub fn marked(self) -> &'static str {
+        match self {
+            Self::Wal => "publication",
+            Self::Journal => "journal",
         }
     }
 
@@ -100,10 +108,10 @@ pub async fn judge_journal(source: &Client, facts: Facts) -> Result<Option<Broke
     Ok(super::recovery::judge(&Facts { slot, publication: true, ..facts }))
 }
 
-/// Makes what is missing, if it may, and says from where the journal holds all. `missed` is known to need a comparison.
-async fn ensure_journal(desk: &Desk<'_>, tables: &[TableName], missed: &[TableName]) -> Result<Lsn, Fault> {
+/// Makes what is missing, if it may, and says from where the journal holds all.
+async fn ensure_journal(desk: &Desk<'_>, tables: &[TableName]) -> Result<Lsn, Fault> {
     let source = desk.source;
-    let mut plan = journal::plan(source, tables, None).await?;
+    let plan = journal::plan(source, tables, None).await?;
     if !plan.statements.is_empty() {
         if !desk.settings.source.create {
             return Err(Fault::stop(
@@ -114,11 +122,7 @@ async fn ensure_journal(desk: &Desk<'_>, tables: &[TableName], missed: &[TableNa
         journal::allowed(source, tables).await?;
         journal::apply(source, &plan).await?;
         info!(tables = tables.len(), "made the journal's triggers");
-        plan = journal::plan(source, tables, None).await?;
     }
-    // Of the others, whatever was touched meanwhile is still to be noticed.
-    let known = journal::find(source).await?.map(|found| found.watched).unwrap_or_default();
-    journal::watched(source, &plan.watched(&known, missed)).await?;
     let row = source.query_one("select pg_current_wal_insert_lsn()::text", &[]).await;
     row.map_err(|error| client::fault(&error))?.get::<_, String>(0).parse().map_err(Fault::retry)
 }
@@ -138,25 +142,32 @@ pub async fn missed(desk: &Desk<'_>, tables: &[Table], from: Position) -> Result
         Kind::Wal => return Ok(Missed::default()),
         Kind::Journal => journal::find(desk.source).await?,
     };
-    let Some(found) = found else { return Ok(Missed { tables: all, lost: HashSet::new() }) };
+    let Some(_) = found else { return Ok(Missed { tables: all, lost: HashSet::new() }) };
     let (lost, altered) = journal::lost(desk.source, from.lsn()).await?;
-    let plan = journal::plan(desk.source, &all, None).await?;
-    let touched = plan.touched(&found.watched);
-    let missed = |name: &TableName| plan.unwatched.contains(name) || altered.contains(name) || touched.contains(name);
+    let unwatched = journal::plan(desk.source, &all, None).await?.unwatched;
+    let missed = |name: &TableName| unwatched.contains(name) || altered.contains(name);
     Ok(Missed { tables: all.into_iter().filter(missed).collect(), lost })
+}
+
+/// What tells what is captured from what it was: of the publication, or of the journal's triggers.
+pub async fn marks(desk: &Desk<'_>, tables: &[Table]) -> Result<publication::Marks, Fault> {
+    match desk.kind {
+        Kind::Wal => publication::marks(desk.source, &desk.settings.source.publication).await,
+        Kind::Journal => {
+            let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+            Ok(publication::Marks::from(journal::marks(desk.source, &oids).await?))
+        }
+    }
 }
 
 /// What is not as the journal needs it, in words.
 pub async fn altered(source: &Client, tables: &[TableName]) -> Result<Option<String>, Fault> {
-    let Some(found) = journal::find(source).await? else {
+    if journal::find(source).await?.is_none() {
         return Ok(Some("the journal is gone from the source".into()));
-    };
+    }
     let plan = journal::plan(source, tables, None).await?;
     if let Some(table) = plan.unwatched.first() {
         return Ok(Some(format!("{table} lacks a trigger of the journal")));
-    }
-    if let Some(table) = plan.touched(&found.watched).first() {
-        return Ok(Some(format!("triggers of the journal on {table} were switched, or its partitions are other ones")));
     }
     Ok((!plan.statements.is_empty()).then(|| "tables have other columns than their triggers know".to_owned()))
 }
@@ -190,9 +201,9 @@ pub async fn clean(source: &Client, settings: &Settings, kind: Kind, changed: bo
 }
 
 /// The slot's consistent point, or the journal's end: from there the new stream holds all.
-pub async fn begin(desk: &Desk<'_>, url: &pg::Url, tables: &[TableName], missed: &[TableName]) -> Result<Lsn, Fault> {
+pub async fn begin(desk: &Desk<'_>, url: &pg::Url, tables: &[TableName]) -> Result<Lsn, Fault> {
     if desk.kind == Kind::Journal {
-        return ensure_journal(desk, tables, missed).await;
+        return ensure_journal(desk, tables).await;
     }
     let settings = &desk.settings.source;
     let (slot, publication) = (&settings.slot, &settings.publication);

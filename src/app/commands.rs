@@ -10,6 +10,7 @@ use tracing::info;
 use super::capturing::Kind;
 use super::preflight::{self, Greeting};
 use super::route::ROUTE;
+use super::tables::Again;
 use super::way::{Desk, Way};
 use crate::config::Settings;
 use crate::jobs::{Ask, history};
@@ -23,6 +24,8 @@ pub struct Commands {
     pub status: watch::Receiver<Status>,
     pub asks: mpsc::Sender<Ask>,
     pub look_again: watch::Sender<u64>,
+    /// Tables to compare, for the next look.
+    pub again: Again,
 }
 
 impl Commands {
@@ -130,7 +133,9 @@ impl Commands {
         let target = preflight::client(&self.settings).map_err(unavailable)?;
         let desk = Desk { way, kind, settings: &self.settings, source: &source, target: &target };
         let again = [table.clone()];
-        desk.hello(&Greeting { again: &again, ..Greeting::new(ROUTE) }).await.map_err(unavailable)?;
+        // Written down for a crash, and once more by the next look: a range on its way may note the table as copied.
+        desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await.map_err(unavailable)?;
+        self.again.add(again);
         self.look_again();
         Ok(json!({"table": table.to_string(), "state": "pending"}))
     }

@@ -1,6 +1,7 @@
 //! What works beside the route for as long as the service lives: the runner of jobs, the keeper of sync states, and the
 //! desk where commands are taken. It is made before anything starts, so that the window can show it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::preflight;
 use super::pulse::Pulse;
 use super::route::Control;
 use super::source_watch::SourceWatch;
+use super::tables::Again;
 use super::timeline;
 use super::workflows::{self, Office};
 use crate::config::Settings;
@@ -73,8 +75,14 @@ impl Crew {
         let (look_again, _) = watch::channel(0);
         let bell = crate::workflows::Bell::default();
         let office = Office::new(settings, bell.clone(), timeline.clone(), wishes)?;
-        let commands =
-            Commands { settings: settings.clone(), status: status.subscribe(), asks, look_again: look_again.clone() };
+        let again = Again::default();
+        let commands = Commands {
+            settings: settings.clone(),
+            status: status.subscribe(),
+            asks,
+            look_again: look_again.clone(),
+            again: again.clone(),
+        };
         let keeper = settings.state.enabled.then(|| Keeper {
             url: url.clone(),
             table: settings.state.table.clone(),
@@ -102,9 +110,10 @@ impl Crew {
             entries: entries(settings)?,
             jitter: settings.schedule.jitter,
             catch_up: settings.schedule.catch_up,
+            seen_to: BTreeSet::new(),
         };
         let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
-        let control = Control { look_again, clock: known, pulse, work, watchers, jobs, timeline, bell };
+        let control = Control { look_again, again, clock: known, pulse, work, watchers, jobs, timeline, bell };
         Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 

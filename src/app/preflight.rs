@@ -201,8 +201,10 @@ pub async fn hello(client: &rest::Client, greeting: &Greeting<'_>) -> Result<Hel
     let mut request = json!({"route": route, "source": source, "tables": tables, "begin": begin, "again": again});
     let park: Vec<_> = park
         .iter()
-        .filter_map(|aside| Some((&aside.table.name, aside.cause()?)))
-        .map(|(table, cause)| json!({"schema": table.schema, "name": table.name, "reason": cause}))
+        .filter_map(|aside| Some((&aside.table, aside.cause()?)))
+        .map(|(Table { name, key, .. }, cause)| {
+            json!({"schema": name.schema, "name": name.name, "reason": cause, "key": key})
+        })
         .collect();
     if !park.is_empty() {
         request["park"] = park.into();

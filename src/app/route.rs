@@ -16,12 +16,13 @@ use super::lane::Lane;
 use super::preflight::{self, Greeting, Hello};
 use super::pulse::Pulse;
 use super::report::Report;
-use super::tables::{self, Aside, Refused};
+use super::tables::{self, Again, Aside, Refused};
 use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
-use crate::capture::slot::{publication, restricted};
+use crate::capture::slot::publication::{self, Marks};
+use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
 use crate::clock::SourceClock;
 use crate::config::{OnRefusal, Settings, Triggers};
@@ -45,6 +46,8 @@ struct Ready {
     aside: Vec<Aside>,
     /// The catalogs were read at this point of the source's history, or later.
     read_at: Position,
+    /// Of the publication, from then on.
+    marks: Marks,
     hello: Hello,
     way: Way,
     kind: Kind,
@@ -66,6 +69,8 @@ pub enum Ended {
 pub struct Control {
     /// Counts up when somebody wants both sides to be looked at again.
     pub look_again: watch::Sender<u64>,
+    /// Tables that the next look has compared.
+    pub again: Again,
     /// The clock by which the source stamps its commits.
     pub clock: watch::Receiver<Option<SourceClock>>,
     /// Says that the stream's thread lives.
@@ -96,7 +101,7 @@ pub async fn run(
     // Who asks from now on may mean what this look has seen already, and is heard all the same.
     let asked = control.look_again.subscribe();
     let ready = tokio::select! {
-        ready = look(settings, status, refused, &control.timeline) => ready?,
+        ready = look(settings, status, refused, control) => ready?,
         Ok(_) = stopping.wait_for(|&stop| stop) => return Ok(Ended::Shutdown),
     };
     *up = true;
@@ -109,7 +114,7 @@ async fn look(
     settings: &Settings,
     status: &watch::Sender<Status>,
     refused: &[Refused],
-    timeline: &Timeline,
+    control: &Control,
 ) -> Result<Ready, Fault> {
     let url = preflight::source_url(settings)?;
     let target = preflight::client(settings)?;
@@ -123,7 +128,12 @@ async fn look(
     capturing::fits(kind, way)?;
     let desk = Desk { way, kind, settings, source: &source, target: &target };
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
-    let found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
+    let mut found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
+    let marks = capturing::marks(&desk, &tables).await?;
+    let known_marks: Marks = serde_json::from_value(hello.source[kind.marked()].clone()).unwrap_or_default();
+    if let Some(found) = found.as_mut().filter(|_| known_marks.replaced(&marks)) {
+        found.publication = false; // one of the same name is not the same
+    }
     let mut here = json!({
         "system": slot::system_identifier(&source).await?,
         "slot": settings.source.slot,
@@ -146,7 +156,13 @@ async fn look(
     let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
     let missed = capturing::missed(&desk, &tables, checkpoint).await?;
     let known_lost = (missed.lost, read_at.lsn());
-    let hello = mark_missed(&desk, &tables, &sorted.aside, &missed.tables, &greeting, hello).await?;
+    let asked = control.again.all();
+    let doubtful = |table: &Table| {
+        asked.contains(&table.name) || missed.tables.contains(&table.name) || known_marks.altered(&marks, table.oid)
+    };
+    let doubtful: Vec<TableName> = tables.iter().filter(|t| doubtful(t)).map(|t| t.name.clone()).collect();
+    let hello = mark_missed(&desk, &tables, &sorted.aside, &greeting, hello, &doubtful).await?;
+    control.again.done(&asked);
     if way == Way::Rpc && settings.apply.triggers == Triggers::Suppress && !hello.suppress {
         warn!(
             "the owner of our functions in Supabase may not set session_replication_role: triggers and foreign keys \
@@ -169,10 +185,22 @@ async fn look(
         status.send_modify(|status| status.state = State::Starting);
         recovery::make_room(&source, &settings.source.slot, broken, settings.source.create).await?;
         let what = "the stream begins anew, and every table is compared and repaired";
-        timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
+        control.timeline.tell(Activity::new("recovery", "lockstep", what).because(broken.to_string()));
     }
     let names = tables::names(&tables, &sorted.aside);
-    let from = capturing::begin(&desk, &url, &names, &missed.tables).await?;
+    match way {
+        Way::Tables => progress::intend(&source, ROUTE).await?,
+        Way::Rpc => progress::forget(&source, ROUTE).await?,
+    }
+    let from = capturing::begin(&desk, &url, &names).await?;
+    // With what was made sure of itself, the marks are what the next look compares with.
+    let (before, marks) = (marks, capturing::marks(&desk, &tables).await?);
+    let doubtful = |(table, finding): (&Table, &Finding)| finding.copied && before.altered(&marks, table.oid);
+    if tables.iter().zip(&hello.tables).any(doubtful) {
+        let what = "what is captured was altered in this very moment; both sides are looked at again";
+        return Err(Fault::retry(what));
+    }
+    here[kind.marked()] = json!(marks);
     let fit = preflight::names(&sorted.active);
     let restart = broken.map(|_| from);
     let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
@@ -186,7 +214,7 @@ async fn look(
     };
     let hello = hello.of(&tables, &sorted.active);
     let (tables, aside) = (sorted.active, sorted.aside);
-    Ok(Ready { source, target, tables, aside, read_at, hello, way, kind, known_lost, broken })
+    Ok(Ready { source, target, tables, aside, read_at, marks, hello, way, kind, known_lost, broken })
 }
 
 /// Refuses a publication that shows only some rows of a table.
@@ -207,14 +235,14 @@ async fn mark_missed(
     desk: &Desk<'_>,
     tables: &[Table],
     aside: &[Aside],
-    missed: &[TableName],
     greeting: &Greeting<'_>,
     hello: Hello,
+    doubtful: &[TableName],
 ) -> Result<Hello, Fault> {
     let copied = tables.iter().zip(&hello.tables).filter(|(_, finding)| finding.copied || finding.cursor.is_some());
     let copied: Vec<TableName> = copied.map(|(table, _)| table.name.clone()).collect();
     let (unpublished, all) = match desk.kind {
-        Kind::Journal => (missed.to_vec(), false),
+        Kind::Journal => (Vec::new(), false), // known already
         Kind::Wal => {
             let all = publication::leaves_out(desk.source, &desk.settings.source.publication).await?;
             (tables::unpublished(desk, &copied).await?, all)
@@ -226,7 +254,8 @@ async fn mark_missed(
     let emptied = |finding: &Finding| finding.copied && finding.empty && finding.rows > 0;
     let emptied = tables.iter().zip(&hello.tables).filter(|(_, finding)| emptied(finding));
     let emptied: Vec<TableName> = emptied.map(|(table, _)| table.name.clone()).collect();
-    let again: Vec<TableName> = copied.into_iter().filter(|name| skipped(name) || emptied.contains(name)).collect();
+    let wanted = |name: &TableName| skipped(name) || emptied.contains(name) || doubtful.contains(name);
+    let again: Vec<TableName> = copied.into_iter().filter(wanted).collect();
     if again.is_empty() {
         return Ok(hello);
     }
@@ -276,7 +305,7 @@ async fn stream(
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, hello, way, kind, known_lost, broken } = ready;
+    let Ready { source, target, tables, aside, read_at, marks, hello, way, kind, known_lost, broken } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
@@ -373,6 +402,7 @@ async fn stream(
                 reader,
                 parked: Parked::new(hello.parked.clone()),
                 staged: None,
+                vain: 0,
             };
             parts.spawn_on(apply.run(pulls), lane.handle());
         }
@@ -420,7 +450,7 @@ async fn stream(
         tokio::select! {
             _ = ending.wait_for(|&stop| stop) => {}
             Ok(()) = asked.changed() => info!("somebody asked to look at the tables again"),
-            why = tables::until_changed(&desk, &tables, &aside) => {
+            why = tables::until_changed(&desk, &tables, &aside, &marks, &control.again) => {
                 info!(%why, "looking at both sides again");
             }
         }

@@ -2,7 +2,8 @@
 //! comes, goes or is renamed is noticed here, and the route looks at both sides again: the others only feel a pause of
 //! a moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -124,26 +125,55 @@ fn unfit(
     Some((refused.cause.clone(), None))
 }
 
+/// Tables that the next look has compared. What is noted while the stream runs may be overtaken by a range of a copy that
+/// is on its way; by the next look nothing is.
+#[derive(Clone, Default)]
+pub struct Again(Arc<Mutex<BTreeSet<TableName>>>);
+
+impl Again {
+    pub fn add(&self, tables: impl IntoIterator<Item = TableName>) {
+        self.held().extend(tables);
+    }
+
+    pub fn all(&self) -> BTreeSet<TableName> {
+        self.held().clone()
+    }
+
+    /// They are on record.
+    pub fn done(&self, tables: &BTreeSet<TableName>) {
+        self.held().retain(|table| !tables.contains(table));
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<TableName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How often the catalogs are looked at, and how many times longer than a look takes the pause is at least.
 const LOOK: Duration = Duration::from_secs(2);
 const SPARE: u32 = 20;
 
 /// Waits until the tables are not what they were, and says why.
-pub async fn until_changed(desk: &Desk<'_>, active: &[Table], aside: &[Aside]) -> String {
+pub async fn until_changed(
+    desk: &Desk<'_>,
+    active: &[Table],
+    aside: &[Aside],
+    marks: &publication::Marks,
+    again: &Again,
+) -> String {
     let all: Vec<Table> = active.iter().chain(aside.iter().map(|aside| &aside.table)).cloned().collect();
     let mut wait = LOOK;
     let mut asked = Instant::now();
     let parts = partitions(desk.source).await.unwrap_or_default();
-    let marks = publication::marks(desk.source, &desk.settings.source.publication).await.unwrap_or_default();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
         let altered = match altered(desk, &all, aside).await {
-            Ok(None) => repartitioned(desk, active, &parts).await,
+            Ok(None) => repartitioned(desk, active, &parts, again).await,
             other => other,
         };
         let altered = match altered {
-            Ok(None) => republished(desk, active, &marks).await,
+            Ok(None) => republished(desk, active, marks).await,
             other => other,
         };
         let looked = match altered {
@@ -209,7 +239,12 @@ async fn partitions(source: &Client) -> Result<Vec<(u32, u32)>, Fault> {
 
 /// Before version 15 a stream that runs does not notice that a partition came or went, and leaves its changes out, or
 /// brings them still. So the stream begins anew, and the table is compared.
-async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)]) -> Result<Option<String>, Fault> {
+async fn repartitioned(
+    desk: &Desk<'_>,
+    active: &[Table],
+    before: &[(u32, u32)],
+    look: &Again,
+) -> Result<Option<String>, Fault> {
     if desk.kind == Kind::Journal {
         return Ok(None); // a new partition lacks its triggers, which was seen before
     }
@@ -221,6 +256,7 @@ async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)])
     let again: Vec<TableName> = active.iter().filter(differs).map(|table| table.name.clone()).collect();
     let Some(first) = again.first() else { return Ok(None) };
     desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
+    look.add(again.iter().cloned());
     // A new stream that meets rows of the partition from before it was one would leave it out again.
     let fault = |error: tokio_postgres::Error| client::fault(&error);
     let end: String =
@@ -235,25 +271,18 @@ async fn repartitioned(desk: &Desk<'_>, active: &[Table], before: &[(u32, u32)])
     Ok(Some(format!("{first} has other partitions, which a stream of this version of PostgreSQL does not notice")))
 }
 
-/// Somebody has altered the publication, or taken tables out and put them in again, faster than they were looked at.
-/// What was committed between may be missing, so they are compared.
-async fn republished(
-    desk: &Desk<'_>,
-    active: &[Table],
-    before: &BTreeMap<u32, String>,
-) -> Result<Option<String>, Fault> {
-    if desk.kind == Kind::Journal {
-        return Ok(None);
-    }
-    let now = publication::marks(desk.source, &desk.settings.source.publication).await?;
-    let other = |oid: u32| before.get(&oid).is_some_and(|mark| now.get(&oid).is_some_and(|now| now != mark));
-    let again: Vec<TableName> =
-        active.iter().filter(|table| other(0) || other(table.oid)).map(|table| table.name.clone()).collect();
-    if again.is_empty() {
-        return Ok(None);
-    }
-    desk.hello(&Greeting { look: true, again: &again, ..Greeting::new(ROUTE) }).await?;
-    Ok(Some("the publication was altered: its tables are compared".into()))
+/// Somebody has altered the publication, or taken tables out and put them in again, faster than they were looked at; or
+/// switched the journal's triggers off and on. The next look knows the marks of before, and has the tables compared.
+async fn republished(desk: &Desk<'_>, active: &[Table], before: &publication::Marks) -> Result<Option<String>, Fault> {
+    let now = capturing::marks(desk, active).await?;
+    let altered = active.iter().any(|table| before.altered(&now, table.oid));
+    Ok(altered.then(|| {
+        let what = match desk.kind {
+            Kind::Wal => "the publication was altered",
+            Kind::Journal => "triggers of the journal were switched, or partitions are other ones",
+        };
+        format!("{what}: what it may have left out is compared")
+    }))
 }
 
 /// The names of the tables that are published: new ones that are not fit are not.

@@ -56,7 +56,7 @@ pub async fn choose(settings: &Settings, source: &Client, target: &rest::Client)
 }
 
 async fn installed(target: &rest::Client) -> Result<bool, Fault> {
-    let request = json!({"request": {"route": ROUTE, "source": {}, "tables": [], "begin": []}});
+    let request = json!({"request": {"route": ROUTE, "source": {}, "tables": [], "begin": [], "look": true}});
     match target.rpc::<Value>("lockstep_hello", Body::Json(request)).await {
         Ok(_) => Ok(true),
         Err(failure) if matches!(failure.code.as_deref(), Some("PGRST202" | "42883")) => Ok(false),
@@ -97,7 +97,7 @@ impl Desk<'_> {
         let known = progress::read(self.source, route, &self.settings.source.slot).await?;
         let other = |table: &&Table| {
             let copied = known.copies.iter().find(|copied| copied.table == table.name);
-            copied.is_some_and(|copied| copied.done && copied.oid.is_some_and(|oid| oid != table.oid))
+            copied.is_some_and(|copied| copied.oid.is_some_and(|oid| oid != table.oid))
         };
         let replaced: Vec<TableName> = tables.iter().filter(other).map(|table| table.name.clone()).collect();
         let known = if replaced.is_empty() {

@@ -27,10 +27,11 @@ use tracing::{info, warn};
 
 use crate::rest;
 use crate::types::{Batch, Fault, ParkedRows, Position, Pull, TableName};
-use answer::Answer;
+use answer::{Answer, Lost};
 pub use limits::Limits;
 pub use park::Parked;
 use plan::{Order, Plan, plan};
+use reread::Most;
 pub use reread::Rereader;
 use send::Mode;
 pub use send::fault as request_fault;
@@ -88,7 +89,13 @@ pub struct Apply {
     pub reader: Rereader,
     pub parked: Parked,
     pub staged: Option<Staged>,
+    /// How often in a row nothing was missing after all.
+    pub vain: u32,
 }
+
+/// More often than this nothing passes by itself.
+const VAIN: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How far the target is, and who wants to know.
 pub struct Reached {
@@ -232,7 +239,8 @@ impl Apply {
     }
 
     async fn complete(&mut self, batch: &mut Batch) -> Result<(), Fault> {
-        reread::complete(batch, self.reached.base, &self.copying, &mut self.shapes, &mut self.reader).await
+        let most = Most { bytes: self.settings.whole_bytes, park: self.settings.park_rows.is_some() };
+        reread::complete(batch, self.reached.base, &self.copying, &mut self.shapes, &mut self.reader, most).await
     }
 
     /// Acts on the answer to a batch.
@@ -275,6 +283,7 @@ impl Apply {
             Answer::Refused(refusal) => Err(refusal.fault(&prepared.plan.groups, self.settings.park_rows.is_some())),
             Answer::Missing(refusal) => {
                 let Prepared { mut batch, by_row, .. } = prepared;
+                self.not_in_vain(&refusal.lost).await?;
                 reread::complete_lost(&mut batch, &refusal.lost, &mut self.shapes, &mut self.reader, &self.settings)
                     .await?;
                 self.complete(&mut batch).await?;
@@ -282,6 +291,26 @@ impl Apply {
             }
             Answer::Overflow(refusal) => Err(refusal.overflow()),
             Answer::Unstaged | Answer::Late => Err(Fault::retry("a request in pieces was not taken; it is sent again")),
+        }
+    }
+
+    /// Rows that were said to be missing and are there: they came in this very moment, or something keeps them as they are.
+    async fn not_in_vain(&mut self, lost: &[Lost]) -> Result<(), Fault> {
+        if lost.iter().any(|lost| !lost.keys.is_empty()) {
+            self.vain = 0;
+            return Ok(());
+        }
+        self.vain += 1;
+        let Some(table) = lost.first().map(Lost::table).filter(|_| self.vain > VAIN) else {
+            tokio::time::sleep(PAUSE).await;
+            return Ok(());
+        };
+        let cause =
+            "Supabase leaves rows as they are that it should write: a trigger or rule of the table keeps them out";
+        let fix = "disable it there, or let it be left to the source (apply.triggers = \"suppress\")";
+        match self.settings.park_rows {
+            Some(_) => Err(Fault::Park { table, cause: format!("{cause}; {fix}") }),
+            None => Err(Fault::stop(format!("{table}: {cause}"), fix)),
         }
     }
 

@@ -62,6 +62,9 @@ struct Due {
     schema: String,
     table: String,
     key: Vec<String>,
+    /// Not told by our SQL of an earlier version.
+    #[serde(default)]
+    key_names: Option<Vec<String>>,
     xid: Option<u32>,
 }
 
@@ -117,8 +120,9 @@ impl Apply {
             }
             let table = TableName::new(due.schema, due.table);
             let Some((relation, names)) = self.shapes.described(&table) else { continue };
-            if names.len() != due.key.len() {
-                continue; // its key is another one by now; it was written anew when that changed
+            if due.key_names.is_some_and(|was| was != names) || names.len() != due.key.len() {
+                let cause = format!("its key became ({}) while rows of it were parked", names.join(", "));
+                return Err(Fault::Park { table, cause });
             }
             let pairs: Vec<_> = names.iter().cloned().zip(due.key.iter().cloned()).collect();
             let key = due.key;

@@ -72,7 +72,7 @@ pub fn plan(
             Change::Message { .. } => {}
             Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
                 let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
-                let (kind, write) = write(change, &mapped);
+                let (kind, write) = write(change, &mapped)?;
                 planner.count(&mapped.table, kind);
                 match write {
                     // The row of a table that is still being copied may not be there yet, and its new key may lie in a
@@ -101,8 +101,17 @@ pub fn plan(
 }
 
 /// What a change of one row comes to, and its name for people.
-pub fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
-    match change {
+pub fn write(change: &Change, mapped: &Mapped) -> Result<(&'static str, Write), Fault> {
+    if let Change::Update { old: Some(old), .. } | Change::Delete { old, .. } = change
+        && old.cells().enumerate().any(|(at, cell)| cell == Cell::Null && mapped.key.contains(&at))
+    {
+        let key = mapped.key_names.join(", ");
+        let cause = format!(
+            "the stream names a row without its key ({key}): a partition has another replica identity than its table"
+        );
+        return Err(Fault::Park { table: mapped.table.clone(), cause });
+    }
+    Ok(match change {
         Change::Insert { new, .. } => ("insert", Write::Upsert(new.clone())),
         Change::Delete { old, .. } => ("delete", Write::Delete(old.clone())),
         Change::Update { old: Some(old), new, .. } => {
@@ -117,7 +126,7 @@ pub fn write(change: &Change, mapped: &Mapped) -> (&'static str, Write) {
         Change::Update { new, .. } if new.is_partial() => ("update", Write::Patch(new.clone())),
         Change::Update { new, .. } => ("update", Write::Upsert(new.clone())),
         Change::Truncate { .. } | Change::Message { .. } => unreachable!("these change no single row"),
-    }
+    })
 }
 
 /// A key so long that it is TOASTed comes as unchanged; the old row, which is there then, holds it.

@@ -35,15 +35,23 @@ impl Rereader {
     }
 }
 
+/// How much a batch may grow to, and whether a table may be set aside where that is not enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    pub bytes: usize,
+    pub park: bool,
+}
+
 /// Completes rows that got a new key while their table is copied: the old key's row may not be there yet, and no later
 /// range will bring the new one. Found out one refusal at a time, a batch with many of them would never end. And where the
-/// row under the old key may be younger than the change.
+/// row under the old key may be younger than the change. Beyond `most` bytes the table is better compared.
 pub async fn complete(
     batch: &mut Batch,
     base: Position,
     copying: &HashSet<TableName>,
     shapes: &mut Shapes,
     reader: &mut Rereader,
+    most: Most,
 ) -> Result<(), Fault> {
     for at in 0..batch.changes.len() {
         let Some(Change::Update { relation, old: Some(old), new }) = batch.changes.get(at) else { continue };
@@ -56,9 +64,15 @@ pub async fn complete(
         if !wanted || key(old, &mapped) == key(&part, &mapped) {
             continue;
         }
+        if batch.bytes > most.bytes {
+            return Err(too_many(&mapped.table, most.park));
+        }
         let (relation, old) = (relation.clone(), old.clone());
         batch.changes[at] = match row(&relation, &part, batch.xid_of(at), &mapped, reader).await? {
-            Some(row) => Change::Update { relation, old: Some(old), new: row.overlaid(&part) },
+            Some(row) => {
+                batch.bytes += row.size();
+                Change::Update { relation, old: Some(old), new: row.overlaid(&part) }
+            }
             None => Change::Delete { relation, old },
         };
     }
@@ -193,7 +207,7 @@ fn put(batch: &mut Batch, at: usize, row: Option<Tuple>) {
 }
 
 fn too_many(table: &TableName, park: bool) -> Fault {
-    let cause = format!("so many rows are missing in Supabase that {table} is compared and repaired as a whole");
+    let cause = format!("so many rows must be read again that {table} is compared and repaired as a whole");
     match park {
         true => Fault::Park { table: table.clone(), cause },
         false => Fault::stop(cause, format!("run: lockstep tables resync {table}")),

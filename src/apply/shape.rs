@@ -94,23 +94,20 @@ fn map(shape: &Shape, relation: &Relation, past: bool) -> Result<Mapped, Fault> 
         let cause = format!("{table}: the stream does not hold the key ({})", shape.key.join(", "));
         Fault::stop(cause, "let the publication include the key's columns")
     })?;
-    // Rows that were told apart by another key must not be taken for one another.
+    // Rows that were told apart by another key must not be taken for one another. FULL marks every column; otherwise old
+    // rows hold only the identity's, and we look for rows by the key.
     let flagged = relation.columns.iter().filter(|column| column.key).count();
-    let same = flagged == key.len() && key.iter().all(|&at| relation.columns[at].key);
-    match relation.identity == b'd' && !same {
-        true if past => {
-            let cause = format!("its primary key became ({}) while changes were on their way", shape.key.join(", "));
-            return Err(Fault::Park { table: table.clone(), cause });
-        }
-        true if flagged > 0 => return Err(altered(table)),
-        _ => {}
-    }
-    // FULL marks every column; otherwise old rows hold only the identity's, and we look for rows by the key.
-    let by_key = relation.identity == b'f' || key.iter().all(|&at| relation.columns[at].key);
-    if !by_key {
-        let cause = format!("{table}: its replica identity does not hold its primary key ({})", shape.key.join(", "));
-        let name = crate::pg::quote::table(table);
-        return Err(Fault::stop(cause, format!("on the source: alter table {name} replica identity default")));
+    let by_key = key.iter().all(|&at| relation.columns[at].key);
+    let same = match relation.identity {
+        b'f' => true,
+        b'd' => by_key && flagged == key.len(),
+        _ => by_key,
+    };
+    if !same && past {
+        let cause = format!("its key became ({}) while changes were on their way", shape.key.join(", "));
+        return Err(Fault::Park { table: table.clone(), cause });
+    } else if !same && (flagged > 0 || relation.identity != b'd') {
+        return Err(altered(table));
     }
     let lacks = shape.columns.iter().any(|name| place(name).is_none());
     let mut columns = Vec::with_capacity(relation.columns.len());

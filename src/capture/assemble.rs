@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::pgoutput::{self, Message};
-use crate::types::{Change, Fault, Lsn, Malformed, Position, Relation, Transaction, Tuple};
+use crate::types::{Cell, Change, Fault, Lsn, Malformed, Position, Relation, Transaction, Tuple, TupleBuilder};
 
 /// Messages that we wrote ourselves.
 const OUR_PREFIX: &[u8] = b"lockstep";
@@ -72,7 +72,7 @@ impl Assembler {
                 let new = fitting(&relation, new)?;
                 // FULL: what the new row leaves out as unchanged stands in the old one.
                 let new = match &old {
-                    Some(old) if relation.identity == b'f' && new.is_partial() => old.overlaid(&new),
+                    Some(old) if relation.identity == b'f' && new.is_partial() => completed(old, &new),
                     _ => new,
                 };
                 Change::Update { old, new, relation }
@@ -140,9 +140,10 @@ impl Assembler {
         Ok(Step::Ready(open.part(Position::at(end))))
     }
 
-    /// A message of ours outside of any transaction. The WAL goes on at least one byte behind its start.
+    /// A message of ours outside of any transaction. Where it stands is where its record ends, and the next one begins:
+    /// a position behind that would leave out a commit that stands there.
     fn alone(&self, at: Lsn, content: Bytes) -> Step {
-        let end = Position::at(Lsn(at.0.saturating_add(1)));
+        let end = Position::at(at);
         if end <= self.resume {
             return Step::Nothing;
         }
@@ -176,6 +177,19 @@ impl Open {
             bytes: std::mem::take(&mut self.bytes),
         }
     }
+}
+
+/// The new row with what the old one holds of it. NULL is no value that was left out for its size: of a partition whose
+/// identity is not its root's the old row holds the key only, and the rest is still missing.
+fn completed(old: &Tuple, new: &Tuple) -> Tuple {
+    let mut whole = TupleBuilder::new();
+    for (old, new) in old.cells().zip(new.cells()) {
+        whole.push(match (old, new) {
+            (old @ Cell::Text(_), Cell::Unchanged) => old,
+            (_, new) => new,
+        });
+    }
+    whole.finish()
 }
 
 fn fitting(relation: &Relation, row: Tuple) -> Result<Tuple, Fault> {

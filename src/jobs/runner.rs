@@ -2,7 +2,7 @@
 //! sides, and two at once would only be in each other's way. A route that is interrupted costs the table at work, which
 //! is begun again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -44,6 +44,8 @@ pub struct Runner {
     pub entries: Vec<Entry>,
     pub jitter: Duration,
     pub catch_up: bool,
+    /// Tables that were copied over unseen and whose comparison was asked for: once, the schedule does the rest.
+    pub seen_to: BTreeSet<String>,
 }
 
 /// Jobs that wait. More of them than this are a mistake of whoever asks.
@@ -104,6 +106,21 @@ impl Runner {
         }
         let streaming = |table: &&crate::status::TableStatus| table.state == TableState::Streaming;
         let tables: Vec<String> = status.tables.iter().filter(streaming).map(|table| table.name.clone()).collect();
+        let unseen: Vec<String> = self
+            .jobs
+            .borrow()
+            .different
+            .iter()
+            .filter(|(_, rows)| **rows == 0)
+            .map(|(table, _)| table.clone())
+            .collect();
+        self.seen_to.retain(|name| unseen.contains(name));
+        for name in unseen {
+            if tables.contains(&name) && queue.len() < QUEUED && self.seen_to.insert(name.clone()) {
+                let why = "it was copied over what was there".to_owned();
+                self.enqueue(Job { tables: vec![TableName::parse(&name)], repair: true, why }, queue);
+            }
+        }
         for Due { why, tables } in calendar.take(Timestamp::now(), &tables) {
             let waits = queue.iter().any(|view: &JobView| view.job.why == why);
             if !waits && queue.len() < QUEUED {

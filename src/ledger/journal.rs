@@ -30,12 +30,7 @@ pub struct Plan {
     pub unwatched: Vec<TableName>,
     /// There is a journal already.
     pub began: bool,
-    /// The triggers of each table, by its oid.
-    marks: BTreeMap<u32, (TableName, String)>,
 }
-
-/// A mark for each table; another one whenever somebody has touched a trigger of ours, or the table's partitions.
-pub type Marks = BTreeMap<u32, String>;
 
 /// What the source says of its journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +39,11 @@ pub struct Found {
     pub began: Lsn,
     /// What lies before may be forgotten already.
     pub confirmed: Lsn,
-    /// Triggers as they were when nothing of their tables was missing.
-    pub watched: Marks,
     version: i32,
 }
 
 const THERE: &str = "select to_regclass('lockstep.journal_state') is not null";
-const STATE: &str = "select began::text, confirmed::text, watched::text, version from lockstep.journal_state";
-const WATCHED: &str = "select lockstep.journal_watched($1::text::jsonb)";
+const STATE: &str = "select began::text, confirmed::text, version from lockstep.journal_state";
 
 /// The journal, if there is one.
 pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
@@ -61,8 +53,7 @@ pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
     }
     let Some(row) = client.query_opt(STATE, &[]).await.map_err(db)? else { return Ok(None) };
     let lsn = |at: usize| row.get::<_, String>(at).parse().map_err(Fault::retry);
-    let watched = serde_json::from_str(row.get(2)).unwrap_or_default(); // what is not understood is compared
-    Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)?, watched, version: row.get(3) }))
+    Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)?, version: row.get(2) }))
 }
 
 const READER: &str = "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
@@ -72,12 +63,6 @@ const READER: &str = "select pid from pg_locks where locktype = 'advisory' and g
 /// Who holds the lock of the journal's reader.
 pub async fn reader(client: &Client) -> Result<Option<i32>, Fault> {
     Ok(client.query_opt(READER, &[]).await.map_err(|error| fault(&error))?.map(|row| row.get(0)))
-}
-
-/// From now on the changes of these tables are in the journal, and nothing before is missing that nobody knows of.
-pub async fn watched(client: &Client, marks: &Marks) -> Result<(), Fault> {
-    let marks = serde_json::to_string(marks).unwrap_or_default(); // numbers and texts: JSON holds them
-    client.query_one(WATCHED, &[&marks]).await.map(drop).map_err(|error| fault(&error))
 }
 
 /// Partitions have their columns in an order of their own, and lack none.
@@ -93,9 +78,7 @@ select p.oid, n.nspname::text, c.relname::text, p.root, c.relkind::text, s.colum
   {signature},
   (select count(*) from pg_trigger g where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%'
     and g.tgenabled in ('O', 'A') and not g.tgisinternal and g.tgfoid = f.oid),
-  f.prosrc,
-  p.oid || coalesce((select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled::text, '' order by g.oid) from pg_trigger g
-    where g.tgrelid = p.oid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), '')
+  f.prosrc
 from place p join pg_class c on c.oid = p.oid join pg_namespace n on n.oid = c.relnamespace
 join pg_class r on r.oid = p.root
 left join pg_proc f on f.pronamespace = to_regnamespace('lockstep') and f.proname = 'journal_' || p.oid,
@@ -129,21 +112,17 @@ struct Shape {
     key: Vec<String>,
 }
 
-impl Plan {
-    /// Tables whose triggers are not what they were: some of their changes may not be in the journal.
-    pub fn touched(&self, known: &Marks) -> Vec<TableName> {
-        let other = self.marks.iter().filter(|(oid, (_, mark))| known.get(oid) != Some(mark));
-        other.map(|(_, (name, _))| name.clone()).collect()
-    }
+const MARKS: &str = "select w.root, md5(string_agg(p.relid::oid || coalesce(( \
+       select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled::text, '' order by g.oid) from pg_trigger g \
+       where g.tgrelid = p.relid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), ''), ';' order by p.relid)) \
+     from unnest($1::oid[]) w (root) join pg_class c on c.oid = w.root, lateral ( \
+       select w.root as relid where c.relkind <> 'p' union all \
+       select t.relid::oid from pg_partition_tree(w.root) t where c.relkind = 'p') p group by w.root";
 
-    /// What is known of the triggers, once those of `again` are made and their tables will be compared.
-    pub fn watched(&self, known: &Marks, again: &[TableName]) -> Marks {
-        let mark = |(oid, (name, now)): (&u32, &(TableName, String))| match again.contains(name) {
-            true => Some((*oid, now.clone())),
-            false => known.get(oid).map(|known| (*oid, known.clone())),
-        };
-        self.marks.iter().filter_map(mark).collect()
-    }
+/// A mark of each table: another one whenever somebody has touched one of our triggers on it, or its partitions.
+pub async fn marks(client: &Client, tables: &[u32]) -> Result<BTreeMap<u32, String>, Fault> {
+    let rows = client.query(MARKS, &[&tables]).await.map_err(|error| fault(&error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// What is missing for the journal to hold every change to these tables.
@@ -167,9 +146,6 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
             types: root.types.clone(),
             key: root.key.clone(),
         };
-        let (_, mark) = plan.marks.entry(root.oid).or_insert_with(|| (root.name.clone(), String::new()));
-        mark.push_str(&place.mark);
-        mark.push(';');
         let mut sql = String::new();
         let id = match shapes.iter().find(|(_, known)| *known == shape) {
             Some((id, _)) => *id,
@@ -200,18 +176,15 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
     Ok(plan)
 }
 
-const UNFIT: &str = "select c.oid, i.indimmediate is not true from pg_class c left join pg_index i on i.indrelid = c.oid \
-       and i.indisvalid and case when c.relreplident <> 'i' then i.indisprimary else i.indisreplident end \
-     where c.oid = any($1::oid[]) and (i.indimmediate is not true or exists ( \
-       select from pg_inherits h join pg_class p on p.oid = h.inhrelid \
-       where c.oid in (h.inhrelid, h.inhparent) and not p.relispartition))";
+const HEIRS: &str = "select c.oid from pg_class c where c.oid = any($1::oid[]) and exists ( \
+     select from pg_inherits h join pg_class p on p.oid = h.inhrelid \
+     where c.oid in (h.inhrelid, h.inhparent) and not p.relispartition)";
 
 /// Takes out the tables that a journal cannot follow, though a slot could.
 pub async fn sort_out(client: &Client, survey: &mut Survey, asked: &Selection) -> Result<(), Fault> {
     let oids: Vec<u32> = survey.tables.iter().map(|table| table.oid).collect();
-    for row in client.query(UNFIT, &[&oids]).await.map_err(|error| fault(&error))? {
-        let why = if row.get(1) { Why::DeferredKey } else { Why::Inherits };
-        survey.leave_out(row.get(0), why, asked)?;
+    for row in client.query(HEIRS, &[&oids]).await.map_err(|error| fault(&error))? {
+        survey.leave_out(row.get(0), Why::Inherits, asked)?;
     }
     Ok(())
 }
@@ -302,7 +275,6 @@ async fn places(client: &Client, tables: &[TableName]) -> Result<Vec<Place>, Fau
         signature: row.get(9),
         triggers: row.get(10),
         body: row.get(11),
-        mark: row.get(12),
     };
     Ok(rows.iter().map(place).collect())
 }
@@ -340,6 +312,6 @@ fn grants(role: &str) -> Vec<String> {
         "grant usage on schema lockstep to {role};\n\
          grant select on lockstep.journal, lockstep.journal_shape, lockstep.journal_state to {role};\n\
          grant execute on function lockstep.journal_mark(text), lockstep.journal_prune(pg_lsn, int), \
-         lockstep.journal_shrink(bigint), lockstep.journal_watched(jsonb) to {role};"
+         lockstep.journal_shrink(bigint) to {role};"
     )]
 }

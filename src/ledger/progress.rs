@@ -4,7 +4,7 @@
 //! It is written when a route begins and during a first copy, never while changes stream: each write would be news to
 //! the stream.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::pg::client::fault;
@@ -89,7 +89,11 @@ pub async fn read(client: &Client, route: &str, slot: &str) -> Result<Progress, 
     install(client).await?;
     let db = |error: tokio_postgres::Error| fault(&error);
     let Some(known) = client.query_opt(ROUTE, &[&route]).await.map_err(db)? else { return Ok(Progress::default()) };
-    let source = serde_json::from_str(known.get(0)).unwrap_or_default();
+    let source: Value = serde_json::from_str(known.get(0)).unwrap_or_default();
+    // Killed before it had begun: only meant to.
+    if source == json!({}) {
+        return Ok(Progress::default());
+    }
     let confirmed = client.query_opt(CONFIRMED, &[&slot]).await.map_err(db)?;
     let confirmed = confirmed.and_then(|row| row.get::<_, Option<String>>(0)).and_then(|text| text.parse::<Lsn>().ok());
     // Begun, and no slot any more: any position but the first one says that something is lost.
@@ -125,6 +129,27 @@ const WAL_END: &str = "select case when pg_is_in_recovery() then pg_last_wal_rep
 pub async fn wal_end(client: &Client) -> Result<Position, Fault> {
     let row = client.query_one(WAL_END, &[]).await.map_err(|error| fault(&error))?;
     row.get::<_, String>(0).parse().map(Position::at).map_err(|cause: String| Fault::retry(cause))
+}
+
+const INTEND: &str = "insert into lockstep.route (route, source) values ($1, '{}') on conflict do nothing";
+
+/// Notes that the route is about to begin this way, before its slot is made: a kill between the two must not look as if
+/// another way had made the slot.
+pub async fn intend(client: &Client, route: &str) -> Result<(), Fault> {
+    install(client).await?;
+    client.execute(INTEND, &[&route]).await.map(drop).map_err(|error| fault(&error))
+}
+
+/// Another way keeps the progress from now on: what is remembered here would be older.
+pub async fn forget(client: &Client, route: &str) -> Result<(), Fault> {
+    let db = |error: tokio_postgres::Error| fault(&error);
+    let there: bool = client.query_one(THERE, &[]).await.map_err(db)?.get(0);
+    if !there || client.query_opt(ROUTE, &[&route]).await.map_err(db)?.is_none() {
+        return Ok(());
+    }
+    // The route's own line goes last: it says that there is something to forget.
+    client.execute("delete from lockstep.route_copy where route = $1", &[&route]).await.map_err(db)?;
+    client.execute("delete from lockstep.route where route = $1", &[&route]).await.map(drop).map_err(db)
 }
 
 const BEGIN: &str = "insert into lockstep.route (route, source) values ($1, $2::text::jsonb) \

@@ -133,7 +133,7 @@ pub async fn list(client: &Client, limit: i64) -> Result<Vec<RunRow>, Fault> {
 pub struct Past {
     /// When the schedule last began a run, by the reason that it gives.
     pub scheduled: BTreeMap<String, Timestamp>,
-    /// Tables of which the last look found differences that nobody repaired, and how many.
+    /// Tables of which the last look found differences that nobody repaired, and how many. 0: copied over, unseen.
     pub different: BTreeMap<String, u64>,
     /// When a run last ended well.
     pub last_success: Option<Timestamp>,
@@ -147,7 +147,8 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
     const SCHEDULED: &str = "select split_part(why, ', missed', 1), (extract(epoch from max(started_at)) * 1e6)::int8 \
          from lockstep.reconcile_run where why like 'schedule%' group by 1";
     const LAST: &str = "select distinct on (table_name) table_name, \
-           result, missing + different + surplus, (extract(epoch from coalesce(finished_at, started_at)) * 1e6)::int8 \
+           result, case when message is null then greatest(missing + different + surplus, 1) else 0 end, \
+           (extract(epoch from coalesce(finished_at, started_at)) * 1e6)::int8 \
          from lockstep.reconcile_run where result in ('equal', 'repaired', 'different') order by table_name, id desc";
     const SUCCESS: &str = "select (extract(epoch from max(finished_at)) * 1e6)::int8 from lockstep.reconcile_run \
          where result in ('equal', 'repaired')";
@@ -160,7 +161,7 @@ pub async fn past(client: &Client) -> Result<Past, Fault> {
     }
     for row in client.query(LAST, &[]).await.map_err(|error| fault(&error))? {
         if row.get::<_, String>(1) == "different" {
-            past.different.insert(row.get(0), row.get::<_, i64>(2).max(1) as u64);
+            past.different.insert(row.get(0), row.get::<_, i64>(2) as u64);
         }
         if let Some(at) = at(row.get(3)) {
             past.verified.insert(row.get(0), Verified { at, result: row.get(1) });

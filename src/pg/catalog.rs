@@ -47,14 +47,14 @@ pub enum Why {
     NoPrimaryKey,
     /// Postgres takes no deferrable key as replica identity: published, the table would refuse every UPDATE.
     DeferrableKey,
+    /// Old rows come as the partition names them, and are read as the root does.
+    PartIdentity,
     /// Published, the table would refuse every UPDATE and DELETE.
     NoIdentity,
     /// Generated columns do not travel, and without its key a row cannot be found.
     GeneratedKey,
     /// To the journal's triggers, what a parent does to the rows of its heirs looks like its own.
     Inherits,
-    /// Two rows may have the same key for a moment, and the journal finds rows by it.
-    DeferredKey,
     /// From PostgreSQL 18 on: published, the table would refuse every UPDATE and DELETE.
     GeneratedIdentity,
 }
@@ -66,11 +66,11 @@ impl fmt::Display for Why {
             Self::ExtensionOwned => "belongs to an extension",
             Self::Unlogged => "is unlogged, so its changes are not in the WAL",
             Self::NoPrimaryKey => "has no primary key, and no unique index as its replica identity",
-            Self::DeferrableKey => "has a deferrable primary key, which cannot be a replica identity",
+            Self::DeferrableKey => "has a deferrable primary key, by which its rows cannot be followed",
+            Self::PartIdentity => "has a partition with another replica identity than its own",
             Self::NoIdentity => "has replica identity nothing",
             Self::GeneratedKey => "has a generated column in its primary key",
             Self::Inherits => "is part of an inheritance tree, whose changes capture by journal cannot tell apart",
-            Self::DeferredKey => "has a deferrable key, by which capture by journal cannot tell rows apart",
             Self::GeneratedIdentity => "has replica identity full and a generated column, which PostgreSQL 18 refuses",
         })
     }
@@ -133,9 +133,15 @@ pub(crate) fn fix(table: &TableName, why: Why) -> String {
              alter table {name} replica identity using index …; or take it off the list of tables"
         ),
         Why::NoIdentity => format!("alter table {name} replica identity default;"),
-        Why::DeferrableKey => format!("alter table {name} replica identity full;"),
+        Why::DeferrableKey => format!(
+            "make its primary key again without `deferrable`; or, with an immediate unique index on columns that are not \
+             null: alter table {name} replica identity using index …"
+        ),
+        Why::PartIdentity => format!(
+            "alter table … replica identity … for each partition of {name}, as {name} itself has it (default: the primary \
+             key; or the partition's own part of the same index)"
+        ),
         Why::Inherits => "capture by a slot (source.capture = \"wal\"), or take it off the list of tables".to_owned(),
-        Why::DeferredKey => "let its key be not deferrable, or capture by a slot (source.capture = \"wal\")".to_owned(),
         Why::GeneratedIdentity => format!("alter table {name} replica identity default;"),
         Why::GeneratedKey => format!("give {name} a primary key of plain columns, or take it off the list of tables"),
     }
@@ -172,7 +178,16 @@ select c.oid,
              order by a.attnum),
        array(select pg_catalog.format_type(a.atttypid, -1) from pg_catalog.pg_attribute a
              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-             order by a.attnum)
+             order by a.attnum),
+       c.relkind = 'p' and exists (
+         select from pg_catalog.pg_partition_tree(c.oid) t
+         join pg_catalog.pg_class l on l.oid = t.relid and t.isleaf and l.relreplident in ('d', 'i')
+         left join pg_catalog.pg_index li on li.indrelid = l.oid
+              and case l.relreplident when 'd' then li.indisprimary else li.indisreplident end
+         where array(select a.attname from pg_catalog.pg_attribute a
+                     where a.attrelid = c.oid and a.attnum = any (i.indkey) order by 1)
+               <> array(select a.attname from pg_catalog.pg_attribute a
+                        where a.attrelid = l.oid and a.attnum = any (li.indkey) order by 1))
 from pg_catalog.pg_class c
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisvalid
@@ -189,6 +204,8 @@ struct Seen {
     extension_owned: bool,
     /// None without a key.
     key_is_immediate: Option<bool>,
+    /// Old rows of some partition are named otherwise.
+    odd_part: bool,
 }
 
 impl Seen {
@@ -208,12 +225,12 @@ impl Seen {
             identity: row.try_get(4)?,
             extension_owned: row.try_get(5)?,
             key_is_immediate: row.try_get(7)?,
+            odd_part: row.try_get(11)?,
         })
     }
 
     fn why(&self) -> Option<Why> {
         let Table { name, columns, key, .. } = &self.table;
-        let full = self.identity == "f";
         if is_ours(name) {
             return Some(Why::Ours);
         }
@@ -227,7 +244,9 @@ impl Seen {
             None => Some(Why::NoPrimaryKey),
             _ if self.identity == "n" => Some(Why::NoIdentity),
             _ if self.identity == "full and generated" => Some(Why::GeneratedIdentity),
-            Some(false) if !full => Some(Why::DeferrableKey),
+            // Its rows may have each other's keys in between, which no row's changes alone can follow.
+            Some(false) => Some(Why::DeferrableKey),
+            _ if self.odd_part => Some(Why::PartIdentity),
             _ if key.iter().any(|key| columns.iter().all(|column| column.name != *key)) => Some(Why::GeneratedKey),
             _ => None,
         }

@@ -47,31 +47,18 @@ pub async fn copy(settings: &Settings, tables: Vec<Copy>, record: &Record, inlet
     let client = session(settings).await?;
     wait::until_the_running_ended(&client).await?;
     let tables = order::parents_first(&client, tables).await?;
-    let mut unseen = Vec::new();
     for Copy { table, mut mark, in_doubt } in tables {
         if in_doubt {
             record.begin(&client, &table.name).await;
             if compare(settings, &client, inlet, &table, mark.clone(), record).await? {
                 continue;
             }
-            record.unseen(&table.name);
-            unseen.push(table.clone());
             mark = CopyMark { done: false, rows: 0, cursor: Vec::new(), ..mark };
         }
         info!(table = %table.name, estimated = table.estimated_rows, already = mark.rows, "copying");
         let name = table.name.clone();
         let rows = one(&client, inlet, settings.range_bytes, table, mark).await?;
         info!(table = %name, rows, "copied");
-    }
-    // What only the target has is found now that nothing of the stream waits for these tables.
-    for table in unseen {
-        record.begin(&client, &table.name).await;
-        let tools = Tools { settings, client: &client, inlet: Some(inlet), repair: true, heals: false };
-        let progress = watch::Sender::new(None);
-        let report = check(&tools, &table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
-        super::count(&report);
-        record.end(&client, &report).await;
-        info!(table = %table.name, result = report.result(), repaired = report.repaired(), "compared behind its copy");
     }
     Ok(())
 }
@@ -90,15 +77,16 @@ async fn compare(
     let progress = watch::Sender::new(None);
     let report = check(&tools, table, &Teller { progress: &progress, tables_done: 0, tables: 1 }).await;
     super::count(&report);
+    // A row of the stream may wait for this very table, and the checkpoint with it. What only the target has stays then,
+    // until the table is compared again: that is asked for at once.
+    if let (Verdict::Unknown { why }, Reading::Rows { .. }) = (&report.verdict, &settings.reading) {
+        info!(table = %table.name, cause = %why, "it cannot be compared now; all of it is copied over");
+        record.unseen(client, &report, why).await;
+        return Ok(false);
+    }
     record.end(client, &report).await;
     let (inserted, updated, deleted) = (report.inserted, report.updated, report.deleted);
     match report.verdict {
-        // A row of the stream may wait for this very table, and the checkpoint with it. What only the target has stays
-        // then, until it is compared behind the copies.
-        Verdict::Unknown { why } if matches!(settings.reading, Reading::Rows { .. }) => {
-            info!(table = %table.name, cause = %why, "it cannot be compared now; all of it is copied over");
-            return Ok(false);
-        }
         Verdict::Unknown { why } => return Err(Fault::retry(format!("{}: {why}", table.name))),
         Verdict::Different if !settings.keep_surplus => {
             let example = report.keys.first().map(|difference| difference.key.join(", ")).unwrap_or_default();

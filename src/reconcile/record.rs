@@ -48,9 +48,11 @@ impl Record {
         told(runs::end(client, &self.job, report, report.result(), why)).await;
     }
 
-    /// The table is copied over what the target holds, unseen.
-    pub(super) fn unseen(&self, table: &TableName) {
-        self.jobs.send_modify(|jobs| _ = jobs.different.insert(table.to_string(), 0));
+    /// The table is copied over what the target holds, unseen: on record as different, and a start knows it too.
+    pub(super) async fn unseen(&self, client: &Client, report: &TableReport, why: &str) {
+        self.jobs.send_modify(|jobs| _ = jobs.different.insert(report.table.to_string(), 0));
+        let why = format!("{why}; it is copied over what was there, and compared then");
+        told(runs::end(client, &self.job, report, "different", Some(&why))).await;
     }
 }
 

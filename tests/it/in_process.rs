@@ -115,6 +115,7 @@ impl Route {
             reader: Rereader::new(rereads),
             parked: Parked::new(Vec::new()),
             staged: None,
+            vain: 0,
         };
         parts.spawn(async move {
             let end = apply.run(pulls).await;

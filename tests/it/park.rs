@@ -425,3 +425,49 @@ async fn a_column_list_of_the_publication_is_honoured_and_a_row_filter_refused()
     rig.assert_equal(&public(&["other"])).await;
     assert_eq!(rig.terminate().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_over_there_keeps_out_are_parked_and_say_so() {
+    const KEEPS_OUT: &str = "create function keeps_out() returns trigger language plpgsql as
+          'begin if new.n = 13 then return null; end if; return new; end';
+        create trigger keeps_out before insert or update on item for each row execute function keeps_out();
+        alter table item enable always trigger keeps_out";
+    let mut rig = streaming(Owner::SetReplicationRole, TABLES, KEEPS_OUT, &[]).await;
+    source(&rig, "insert into item select i, i, repeat('x', 9000) from generate_series(11, 15) i").await;
+    rig.settled().await;
+    assert_eq!(items(&rig).await, "11:11 12:12 14:14 15:15");
+    assert_eq!(parked(&rig).await, "item [\"13\"] write P0001", "{}", rig.tail());
+    // Of a row that is there, a part that must be written and is not.
+    source(&rig, "update item set n = 13 where id = 12; insert into other values (1, 'goes on')").await;
+    until("the other goes on", async || count(&rig, "other").await == "1").await;
+    on_the_target(&rig, "drop trigger keeps_out on item").await;
+    until("all is there", async || {
+        rig.pair.differences(&public(&["item", "other"])).await.is_ok_and(|all| all.is_empty())
+    })
+    .await;
+    assert_eq!(rig.terminate().await, Some(0));
+}
+
+/// The child that is set aside first goes on referring to the parent that goes: then it is the parent's turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferred_reference_to_a_parked_row_is_told_once_and_the_rest_goes_on() {
+    const SCHEMA: &str = "create table parent (id text primary key);
+        create table child (id int primary key, parent text references parent deferrable initially deferred);
+        create table item (id int primary key, n int)";
+    let mut rig =
+        streaming(Owner::Plain, SCHEMA, "alter table parent add constraint short check (id <> 'Q')", &[]).await;
+    source(&rig, "insert into parent values ('P'), ('Q'); insert into child values (1, 'P')").await;
+    rig.settled().await;
+    source(&rig, "begin; update child set parent = 'Q' where id = 1; delete from parent where id = 'P'; commit").await;
+    source(&rig, "insert into item values (1, 1)").await;
+    until("the rest goes on", async || items(&rig).await == "1:1").await;
+    on_the_target(&rig, "alter table parent drop constraint short").await;
+    source(&rig, "insert into item values (2, 2)").await;
+    let (code, _, said) = rig.verb(&["parked", "retry"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    until("all is there", async || {
+        rig.pair.differences(&public(&["parent", "child", "item"])).await.is_ok_and(|all| all.is_empty())
+    })
+    .await;
+    assert_eq!(rig.terminate().await, Some(0));
+}

@@ -229,3 +229,33 @@ async fn what_was_read_and_not_written_when_it_was_killed_is_sent_again() {
     rig.settled().await;
     rig.assert_equal(&public(&["t"])).await;
 }
+
+/// Between the two a start must not take the slot for another way's.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_its_slot_and_its_first_note_it_goes_on_the_same_way() {
+    let mut rig = streaming().await;
+    rig.terminate().await;
+    // As before the first start, but that the note is held up by a lock.
+    let emptied = ALL.join(", ");
+    rig.pair.supabase.cluster.execute(&format!("truncate {emptied}")).await.unwrap();
+    const HELD: &str = "select pg_drop_replication_slot('lockstep');
+        truncate lockstep.route, lockstep.route_copy;
+        create function held() returns trigger language plpgsql as
+          'begin if new.source <> ''{}'' then perform pg_advisory_lock(7); end if; return new; end';
+        create trigger held before insert or update on lockstep.route for each row execute function held()";
+    rig.pair.source.execute(HELD).await.unwrap();
+    let holder = rig.pair.source.connect().await.unwrap();
+    holder.batch_execute("select pg_advisory_lock(7)").await.unwrap();
+    rig.start();
+    const WAITS: &str = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = 7";
+    until("it is held up", async || rig.pair.source.value(WAITS).await.unwrap() == "1").await;
+    assert_eq!(rig.pair.source.value("select count(*) from pg_replication_slots").await.unwrap(), "1");
+    rig.kill9().await;
+    const END: &str = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and not granted";
+    rig.pair.source.execute(END).await.unwrap();
+    until("nobody waits", async || rig.pair.source.value(WAITS).await.unwrap() == "0").await;
+    rig.pair.source.execute("drop trigger held on lockstep.route").await.unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.assert_equal(&public(&ALL)).await;
+}

@@ -23,7 +23,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Event, Rereader, Shapes, pull, reread, seconds};
+use super::reread::{self, Most};
+use super::{Event, Rereader, Shapes, pull, seconds};
 use crate::ledger::progress;
 use crate::pg;
 use crate::rest;
@@ -38,6 +39,8 @@ pub use words::setup;
 
 /// Longer than capture takes to say that nothing more came: what waits then waits in vain.
 const IDLE: Duration = Duration::from_secs(15);
+/// A batch with rows that were read again is in memory as a whole: no more than what may wait there.
+const COMPLETED_BYTES: usize = 32 << 20;
 
 pub struct Settings {
     pub route: String,
@@ -148,7 +151,8 @@ impl Tables {
 
     async fn take(&mut self, mut batch: Batch) -> Result<(), Fault> {
         let base = self.untold.upto;
-        reread::complete(&mut batch, base, &self.copying, &mut self.shapes, &mut self.reader).await?;
+        let most = Most { bytes: COMPLETED_BYTES, park: true };
+        reread::complete(&mut batch, base, &self.copying, &mut self.shapes, &mut self.reader, most).await?;
         let began = Instant::now();
         if let Some(committed_at) = batch.committed_at {
             self.tell(Event::Begun { committed_at });

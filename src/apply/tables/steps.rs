@@ -71,7 +71,7 @@ pub fn steps(batch: &Batch, shapes: &mut Shapes, forms: &mut Forms) -> Result<St
             Change::Message { .. } => {}
             Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
                 let Some(mapped) = shapes.of(relation, batch.upto)? else { continue };
-                let (kind, write) = write(change, &mapped);
+                let (kind, write) = write(change, &mapped)?;
                 out.count(&mapped.table, kind);
                 let form = forms.of(relation.oid, &mapped);
                 let (relation, xid) = (relation.clone(), batch.xid_of(at));

@@ -201,7 +201,8 @@ impl Tables {
             None if self.rekey(&item).await? => return Ok(()),
             None => {
                 self.held.add(gone);
-                renamed(&item)
+                // Refused: there may be a row under the new key that is nobody's, of which nothing must stay.
+                renamed(&Item { incomplete: true, ..item })
             }
         };
         let mut run = Run::default();

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::pg::{Client, client, quote};
 use crate::remedy;
 use crate::types::{Fault, TableName};
@@ -86,10 +88,35 @@ const MARKS: &str = "select 0::oid, p.oid::text || ' ' || p.xmin::text from pg_p
      union all select r.prrelid, r.oid::text || ' ' || r.xmin::text from pg_publication_rel r \
      join pg_publication p on p.oid = r.prpubid where p.pubname = $1";
 
-/// The marks of the publication and of each table in it. A table that was taken out and put in again has another one.
-pub async fn marks(client: &Client, publication: &str) -> Result<BTreeMap<u32, String>, Fault> {
+/// What tells a publication from what it was: a mark of the whole under 0, and of each table in it by its oid. A table
+/// that was taken out and put in again has another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Marks(BTreeMap<u32, String>);
+
+impl From<BTreeMap<u32, String>> for Marks {
+    fn from(marks: BTreeMap<u32, String>) -> Self {
+        Self(marks)
+    }
+}
+
+impl Marks {
+    /// Whether what was published of the table may have been something else between then and `now`. Of a table that was
+    /// published with its schema, or with all, nothing else is known.
+    pub fn altered(&self, now: &Self, table: u32) -> bool {
+        !self.0.is_empty() && [0, table].iter().any(|oid| self.0.get(oid) != now.0.get(oid))
+    }
+
+    /// Whether another one has its name now.
+    pub fn replaced(&self, now: &Self) -> bool {
+        let oid = |marks: &Self| marks.0.get(&0).and_then(|mark| mark.split(' ').next().map(str::to_owned));
+        oid(self).zip(oid(now)).is_some_and(|(was, is)| was != is)
+    }
+}
+
+pub async fn marks(client: &Client, publication: &str) -> Result<Marks, Fault> {
     let rows = client.query(MARKS, &[&publication]).await.map_err(|error| client::fault(&error))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(Marks(rows.iter().map(|row| (row.get(0), row.get(1))).collect()))
 }
 
 /// Per wanted table: whether it is there, whether it is published, and whether the source could still name its rows.

@@ -264,7 +264,6 @@ fn left_out(case: &Case, reasons: &[Why]) -> Vec<Trouble> {
                 Why::Unlogged => trouble.sql(Side::Source, [remedy::set_logged(name)]).lock().or(or),
                 Why::NoIdentity => trouble.sql(Side::Source, [remedy::identity(name, "default")]).lock().or(or),
                 Why::GeneratedIdentity => trouble.sql(Side::Source, [remedy::identity(name, "default")]).lock().or(or),
-                Why::DeferrableKey => trouble.sql(Side::Source, [remedy::identity(name, "full")]).lock().or(or),
                 _ => trouble.by_hand(format!("{}; {or}", crate::pg::catalog::fix(name, left_out.why))),
             }
         })
@@ -272,7 +271,7 @@ fn left_out(case: &Case, reasons: &[Why]) -> Vec<Trouble> {
 }
 
 pub(super) fn no_key(case: &Case) -> Vec<Trouble> {
-    left_out(case, &[Why::NoPrimaryKey, Why::GeneratedKey, Why::DeferredKey, Why::Inherits])
+    left_out(case, &[Why::NoPrimaryKey, Why::GeneratedKey, Why::Inherits])
 }
 
 pub(super) fn unlogged(case: &Case) -> Vec<Trouble> {
@@ -287,7 +286,7 @@ pub(super) fn unlogged(case: &Case) -> Vec<Trouble> {
 }
 
 pub(super) fn identity(case: &Case) -> Vec<Trouble> {
-    let mut all = left_out(case, &[Why::NoIdentity, Why::DeferrableKey, Why::GeneratedIdentity]);
+    let mut all = left_out(case, &[Why::NoIdentity, Why::DeferrableKey, Why::PartIdentity, Why::GeneratedIdentity]);
     all.extend(partitions(case, |part| part.identity == "n").map(|part| {
         Trouble::bad(format!("partition {part} has replica identity nothing: published, it refuses updates"))
             .at(&part)

@@ -20,8 +20,6 @@ pub(super) struct Place {
     pub(super) signature: Option<String>,
     /// Triggers of ours that are there and switched on.
     pub(super) triggers: i64,
-    /// All of ours as they are: another mark whenever somebody has touched one.
-    pub(super) mark: String,
     pub(super) body: Option<String>,
 }
 
