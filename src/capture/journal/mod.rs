@@ -12,6 +12,7 @@ mod prune;
 mod read;
 pub mod record;
 mod shapes;
+mod window;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -8,27 +8,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::assemble::{Open, Row, end_of, vanished};
-use super::horizon::{self, db, lsn};
+use super::horizon::{self, lsn};
 use super::shapes::Shapes;
+use super::window::{self, Found};
 use super::{Settings, Watches};
 use crate::capture::Progress;
 use crate::pg::Client;
 use crate::types::{Closed, Fault, Lsn, Position, Sender, Transaction};
 
-const WINDOW: &str = "select cut::text, ends::text[], xids, at \
-     from lockstep.journal_window($1::text::pg_lsn, $2::text::pg_lsn, $3)";
-/// The size of a text is known without reading it: rows above the piece's bytes stay where they are.
-const ROWS: &str = "select place, lsn, n, op, shape, key, line from (\
-       select place, lsn, n, op, shape, key, line, sum(coalesce(octet_length(key), 0) + coalesce(octet_length(line), 0)) \
-         over (rows between unbounded preceding and 1 preceding) as before \
-       from (select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
-         from unnest($1::text[]) with ordinality u (xid, place), lateral (\
-           select * from lockstep.journal j where j.xid = u.xid::xid8 \
-           and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
-                               case when u.place = 1 then $3::int8 else -1 end) \
-           order by j.lsn, j.n) j limit $4) l) p where coalesce(before, 0) < $5";
-/// Statements that one window looks at: some 100 kB.
-const STATEMENTS: i32 = 1000;
 /// Rows of one piece: at first, before their size is known, and at most; and about how many bytes it is to have.
 const FIRST_ROWS: i64 = 64;
 const MOST_ROWS: i64 = 8192;
@@ -168,17 +155,7 @@ impl<'a> Reader<'a> {
     /// Hands on what stands before the horizon.
     async fn windows(&mut self, out: &Sender<Transaction>) -> Result<(), Cut> {
         while self.behind < self.upto {
-            let from = [self.behind.to_string(), self.upto.to_string()];
-            let row = self.client.query_one(WINDOW, &[&from[0], &from[1], &STATEMENTS]).await.map_err(db)?;
-            let cut = lsn(row.get(0))?;
-            let ends: Option<Vec<String>> = row.get(1);
-            let xids: Option<Vec<String>> = row.get(2);
-            let at: Option<Vec<Option<i64>>> = row.get(3);
-            let mut transactions = Vec::new();
-            let all = ends.unwrap_or_default().into_iter().zip(xids.unwrap_or_default()).zip(at.unwrap_or_default());
-            for ((end, xid), at) in all {
-                transactions.push(Found { commit: lsn(&end)?, xid, at: at.unwrap_or_default() });
-            }
+            let (cut, transactions) = window::window(self.client, self.behind, self.upto).await?;
             self.seen.received = self.seen.received.max(cut);
             self.transactions(&transactions, out).await?;
             self.behind = cut;
@@ -191,10 +168,8 @@ impl<'a> Reader<'a> {
         let (mut first, mut from, mut open) = (0, (Lsn(0), -1), None::<Open>);
         while first < all.len() {
             let xids: Vec<&str> = all[first..].iter().map(|one| one.xid.as_str()).collect();
-            let (limit, lsn_from) = (self.limit, from.0.to_string());
-            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [&xids, &lsn_from, &from.1, &limit, &(PIECE as i64)];
-            let rows = self.client.query(ROWS, &values).await.map_err(db)?;
+            let limit = self.limit;
+            let rows = window::rows(self.client, &xids, from, limit, PIECE).await?;
             let (mut place, mut bytes) = (first, 0_usize);
             for row in &rows {
                 let at = first + usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
@@ -346,13 +321,6 @@ impl<'a> Reader<'a> {
         let seen = self.seen;
         self.watches.progress.send_if_modified(|shown| std::mem::replace(shown, seen) != seen);
     }
-}
-
-/// A transaction that ended before the horizon.
-struct Found {
-    commit: Lsn,
-    xid: String,
-    at: i64,
 }
 
 /// Whether to stop; a supervisor that is gone wants it too.
