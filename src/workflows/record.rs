@@ -44,7 +44,7 @@ enum Wanted<'a> {
 /// A table that cannot tell us that it has changed is looked at this often; it costs one small query.
 const LOOK: Duration = Duration::from_secs(1);
 /// What somebody must mend first is looked at again after this.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(5);
 /// Without a record for so long, the route ends and says why.
 const PATIENCE: Duration = Duration::from_secs(20);
 
