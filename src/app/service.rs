@@ -38,6 +38,7 @@ enum Next {
 /// What one life hands to the next.
 struct Service {
     status: watch::Sender<Status>,
+    webhook: watch::Sender<http::Webhook>,
     boards: Boards,
     changes: mpsc::Receiver<Settings>,
     shutdown: watch::Receiver<bool>,
@@ -56,6 +57,7 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
     let told = Arc::new(Mutex::new(told));
     let kept = (preflight::source_url(&settings)?, settings.source.create, settings.state.activity);
     timeline.tell(Activity::new("service", "lockstep", format!("started, version {}", env!("CARGO_PKG_VERSION"))));
+    let webhook = watch::Sender::new(door(&settings));
     let boards = Boards {
         jobs: watch::Sender::new(Jobs::default()),
         book: watch::Sender::new(Vec::new()),
@@ -73,12 +75,7 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         book: boards.book.subscribe(),
         orders,
         workflows,
-        webhook: http::Webhook {
-            secret: settings.webhook.secret.clone(),
-            header: settings.webhook.header.clone(),
-            max_bytes: settings.webhook.max_bytes,
-            per_second: settings.webhook.per_second,
-        },
+        webhook: webhook.subscribe(),
         settings: outside.settings,
         timeline: timeline.clone(),
         access: http::Access {
@@ -103,7 +100,7 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         }
     });
     let end = tokio::select! {
-        end = Service { status, boards, changes: outside.changes, shutdown }.lives(settings) => end,
+        end = Service { status, webhook, boards, changes: outside.changes, shutdown }.lives(settings) => end,
         never = pulse.beat::<Infallible>() => match never {},
     };
     vitals.abort();
@@ -115,6 +112,17 @@ pub async fn serve(settings: Settings, outside: Outside, shutdown: watch::Receiv
         timeline::flush(url, create, told).await;
     }
     end
+}
+
+/// How Supabase's webhooks are let in.
+fn door(settings: &Settings) -> http::Webhook {
+    let settings = &settings.webhook;
+    http::Webhook {
+        secret: settings.secret.clone(),
+        header: settings.header.clone(),
+        max_bytes: settings.max_bytes,
+        per_second: settings.per_second,
+    }
 }
 
 fn first_status(settings: &Settings) -> Result<Status, Fault> {
@@ -136,6 +144,7 @@ impl Service {
                     }
                     info!("new settings: the route begins anew with them");
                     settings = *new;
+                    self.webhook.send_replace(door(&settings));
                     seen = true;
                     if let Err(fault) = self.turn(&settings) {
                         publish(&self.status, &fault);

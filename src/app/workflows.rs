@@ -22,6 +22,7 @@ pub fn settings(settings: &Settings) -> Result<workflows::Settings, Fault> {
     let api = &settings.agent_api;
     Ok(workflows::Settings {
         source: preflight::source_url(settings)?,
+        publication: settings.source.publication.clone(),
         table: config.table.clone(),
         create: settings.source.create,
         agents: api.url.clone().map(|url| workflows::AgentApi {

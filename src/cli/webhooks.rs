@@ -56,9 +56,10 @@ fn script(base: &str, header: &str, secret: &str, tables: &[TableName]) -> Strin
          set search_path = pg_catalog as $tell$\n\
          declare\n  body jsonb;\n\
          begin\n  \
-           -- What Lockstep itself writes is no news to it.\n  \
-           if current_setting('lockstep.applying', true) is not null\n     \
-              and current_setting('lockstep.applying', true) <> '' then\n    return null;\n  end if;\n  \
+           -- What Lockstep itself writes is no news to it: by its function, or by the REST API of the tables.\n  \
+           if coalesce(current_setting('lockstep.applying', true), '') <> ''\n     \
+              or nullif(current_setting('request.headers', true), '')::jsonb ? 'x-lockstep' then\n    \
+             return null;\n  end if;\n  \
            body := jsonb_build_object('type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema,\n    \
              'record', case when tg_op <> 'DELETE' then to_jsonb(new) end,\n    \
              'old_record', case when tg_op <> 'INSERT' then to_jsonb(old) end);\n  \

@@ -30,7 +30,7 @@ pub struct Workflows {
     /// How long a receiver may take for its answer.
     #[serde(deserialize_with = "read_duration")]
     pub timeout: Duration,
-    /// Tries before a run is given up and waits for a replay. With the waits below, 24 last for well over an hour.
+    /// Tries before a run is given up and waits for a replay. With the waits below, 24 last for about an hour.
     pub attempts: u32,
     /// The wait after the first try that failed; it doubles with every further one.
     #[serde(deserialize_with = "read_duration")]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::{self, Layers, Problem, ProjectUrl, Settings, dotenv};
+use crate::config::{self, Http, Layers, Problem, ProjectUrl, Settings, dotenv};
 use crate::types::{ApiKey, ApiKeyKind, Refusal, SettingsAsk, SettingsOrder};
 
 /// Where `.env` lies: in the working directory, as for whoever reads it.
@@ -157,21 +157,39 @@ impl Configure {
     }
 
     async fn reload(&mut self) -> Result<Value, Refusal> {
-        let settings = config::load(self.file.as_deref()).map_err(conflict)?;
+        let layers = config::layers(self.file.as_deref()).map_err(conflict)?;
+        if layers.credentials.is_some() {
+            warn!(
+                "systemd's credential lockstep.env is as it was at the unit's start: for what was changed there, restart"
+            );
+        }
+        let settings = config::read(&layers).map_err(conflict)?;
         settings.source.url().map_err(conflict)?;
         self.turn(settings).await?;
         Ok(self.show())
     }
 
     async fn turn(&mut self, settings: Settings) -> Result<(), Refusal> {
-        let (old, new) = (&self.settings.http, &settings.http);
-        if old.listen != new.listen || exposed(&old.token) != exposed(&new.token) {
-            warn!("address and token of the window take effect with the next start");
+        let changed = only_at_start(&self.settings.http, &settings.http);
+        if !changed.is_empty() {
+            warn!(settings = changed.join(", "), "these take effect with the next start");
         }
         self.settings = settings.clone();
         let gone = |_| Refusal::Unavailable("the service is stopping".into());
         self.changes.send(settings).await.map_err(gone)
     }
+}
+
+/// What the window keeps as long as it is open: those that have changed.
+fn only_at_start(old: &Http, new: &Http) -> Vec<&'static str> {
+    let changed = [
+        ("http.listen", old.listen != new.listen),
+        ("http.token", exposed(&old.token) != exposed(&new.token)),
+        ("http.read_token", exposed(&old.read_token) != exposed(&new.read_token)),
+        ("http.behind_tls", old.behind_tls != new.behind_tls),
+        ("http.in_step_within", old.in_step_within != new.in_step_within),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 fn exposed(token: &Option<SecretString>) -> Option<&str> {

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::guard::Peer;
+use super::patient::Patient;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -22,6 +23,8 @@ pub(super) struct Limits {
     pub head: Duration,
     /// How long its body may take. It is a few packets; whoever needs longer holds a place that others may want.
     pub body: Duration,
+    /// How long it may take nothing of an answer.
+    pub answer: Duration,
     /// Open at a time. The next one is closed at once: a probe that waits behind silent ones would learn nothing.
     pub connections: usize,
 }
@@ -31,7 +34,8 @@ impl Default for Limits {
         // A head is one packet; whoever needs ten seconds for it is no browser and no probe. 32 live views, some
         // scrapers and people leave most of the 256 free.
         let few = Duration::from_secs(10);
-        Self { head: few, body: few, connections: 256 }
+        // A network that comes back takes seconds; who reads nothing for half a minute does not read.
+        Self { head: few, body: few, answer: Duration::from_secs(30), connections: 256 }
     }
 }
 
@@ -83,7 +87,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut shutd
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, limits.answer)), service);
     let mut connection = pin!(connection);
     // How a client's connection ends is its own affair.
     tokio::select! {

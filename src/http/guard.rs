@@ -150,7 +150,8 @@ impl Guard {
         if !method.is_safe() && site.is_some_and(|site| site != b"same-origin" && site != b"none") {
             return Err(Refusal::Origin);
         }
-        if self.loopback && !text(header::HOST).is_some_and(names_this_host) {
+        // Only where nothing else is asked for: behind a token, a proxy on this host passes its own name on.
+        if self.loopback && self.operate.is_none() && !text(header::HOST).is_some_and(names_this_host) {
             return Err(Refusal::Host);
         }
         Ok(())

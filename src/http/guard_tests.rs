@@ -38,6 +38,14 @@ fn on_loopback_only_names_of_this_host_are_answered() {
         assert_eq!(get(host), Err(Refusal::Host), "{host}");
     }
     assert_eq!(check(&guard, Method::GET, "/healthz", &[]), Err(Refusal::Host), "no Host at all");
+    // A proxy on this host that speaks TLS passes on the name that it was asked by, and the token is shown.
+    let access = Access { token: Some(OPERATE.into()), read_token: None, behind_tls: true };
+    let guard = Guard::new(&access, true);
+    let proxied = [("host", "lockstep.example.com"), ("origin", "https://lockstep.example.com")];
+    assert_eq!(check(&guard, Method::GET, "/api/status", &proxied), Err(Refusal::Unknown));
+    let bearer = format!("Bearer {OPERATE}");
+    let shown = [&proxied[..], &[("authorization", &bearer)]].concat();
+    assert_eq!(check(&guard, Method::POST, "/api/sync", &shown), Ok(Some(Role::Operate)));
 }
 
 #[test]

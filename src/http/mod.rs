@@ -14,6 +14,7 @@ mod lockout;
 mod login;
 pub mod openapi;
 mod parked;
+mod patient;
 mod record;
 mod runbook;
 mod session;
@@ -60,7 +61,8 @@ pub struct Window {
     pub timeline: Timeline,
     /// Where wishes about workflows go.
     pub workflows: mpsc::Sender<Order>,
-    pub webhook: Webhook,
+    /// How Supabase's webhooks are let in: it may change.
+    pub webhook: watch::Receiver<Webhook>,
     /// The lag up to which both sides count as in step.
     pub in_step_within: Duration,
 }
@@ -73,7 +75,7 @@ impl Window {
         let access = Access { token, ..Access::default() };
         let (synced, watchers) = (watch::channel(Synced::default()).1, watch::channel(0).0);
         let timeline = Timeline::new().0;
-        let (workflows, webhook) = (mpsc::channel(1).0, Webhook::default());
+        let (workflows, webhook) = (mpsc::channel(1).0, watch::channel(Webhook::default()).1);
         Self {
             status,
             jobs,
@@ -148,7 +150,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let gate = webhook::Gate::new(&window.webhook, local.ip().is_loopback());
+    let gate = webhook::Gate::new(window.webhook.clone(), local.ip().is_loopback());
     let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
         .route("/", get(assets::document))

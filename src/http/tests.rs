@@ -110,14 +110,16 @@ async fn a_change_shows_live_and_an_open_view_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn a_token_is_demanded_and_a_foreign_name_is_not_answered() {
+async fn a_token_is_demanded_and_without_one_a_foreign_name_is_not_answered() {
+    let anybody = open(streaming(), None).await;
     let open = open(streaming(), Some("0123456789abcdef")).await;
     assert_eq!(get(format!("{}/api/status", open.base)).await.0, 401);
     let with = |token: &str| client().get(format!("{}/api/status", open.base)).bearer_auth(token).send();
     assert_eq!(with("0123456789abcdef").await.unwrap().status(), 200);
     assert_eq!(with("0123456789abcdeX").await.unwrap().status(), 401);
     assert_eq!(get(format!("{}/healthz", open.base)).await.0, 200);
-    let foreign = client().get(format!("{}/healthz", open.base)).header("host", "evil.example").send().await.unwrap();
+    let foreign =
+        client().get(format!("{}/healthz", anybody.base)).header("host", "evil.example").send().await.unwrap();
     assert_eq!(foreign.status(), 421);
 }
 
@@ -171,6 +173,25 @@ async fn a_crowd_of_silent_connections_is_bounded_and_leaves_room_when_it_goes()
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     while client().get(&url).send().await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "no room though the crowd is gone");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_the_answers_makes_room_for_others() {
+    use tokio::io::AsyncWriteExt;
+    let limits = accept::Limits { answer: Duration::from_millis(500), connections: 1, ..accept::Limits::default() };
+    let (local, _stop) = limited(limits).await;
+    let mut silent = tokio::net::TcpStream::connect(local).await.unwrap();
+    // One after the other until nothing more fits on the way, and no answer is read.
+    let asked = "GET /page/base.css HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    let full = async { while silent.write_all(asked.as_bytes()).await.is_ok() {} };
+    let hung_up = tokio::time::timeout(Duration::from_secs(20), full).await;
+    assert!(hung_up.is_ok(), "who reads nothing still holds a connection");
+    let url = format!("http://{local}/healthz");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while client().get(&url).send().await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "no room though it was hung up on");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

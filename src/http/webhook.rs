@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::api::{order, say, wrong};
@@ -27,24 +28,21 @@ const DELIVERY: [&str; 2] = ["webhook-id", "x-lockstep-delivery"];
 
 /// Who is let in, and how often.
 pub(super) struct Gate {
-    /// Digests have one length, so comparing them tells nothing about the secret.
-    secret: Option<[u8; 32]>,
-    header: String,
+    /// As they are now: a secret that was changed counts from the next webhook on.
+    settings: watch::Receiver<Webhook>,
     loopback: bool,
-    max_bytes: usize,
     pace: Mutex<Pace>,
 }
 
 /// Webhooks that may come now; it fills up with time.
 struct Pace {
-    per_second: f64,
     tokens: f64,
     at: Instant,
 }
 
 impl Pace {
-    fn take(&mut self, now: Instant) -> bool {
-        self.tokens = (self.tokens + (now - self.at).as_secs_f64() * self.per_second).min(self.per_second);
+    fn take(&mut self, now: Instant, per_second: f64) -> bool {
+        self.tokens = (self.tokens + (now - self.at).as_secs_f64() * per_second).min(per_second);
         self.at = now;
         let there = self.tokens >= 1.0;
         if there {
@@ -62,23 +60,19 @@ enum Refused {
 }
 
 impl Gate {
-    pub(super) fn new(settings: &Webhook, loopback: bool) -> Self {
-        let per_second = f64::from(settings.per_second.max(1));
-        Self {
-            secret: settings.secret.as_ref().map(|secret| digest(secret.expose_secret())),
-            header: settings.header.clone(),
-            loopback,
-            max_bytes: settings.max_bytes,
-            pace: Mutex::new(Pace { per_second, tokens: per_second, at: Instant::now() }),
-        }
+    pub(super) fn new(settings: watch::Receiver<Webhook>, loopback: bool) -> Self {
+        let tokens = f64::from(settings.borrow().per_second);
+        Self { settings, loopback, pace: Mutex::new(Pace { tokens, at: Instant::now() }) }
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        match &self.secret {
+        let settings = self.settings.borrow();
+        match &settings.secret {
             Some(secret) => {
-                let shown = text(&self.header).map(digest);
-                match shown.is_some_and(|shown| bool::from(shown.ct_eq(secret))) {
+                // Digests have one length, so comparing them tells nothing about the secret.
+                let (known, shown) = (digest(secret.expose_secret()), text(&settings.header).map(digest));
+                match shown.is_some_and(|shown| bool::from(shown.ct_eq(&known))) {
                     true => Ok(()),
                     false => Err(Refused::Secret),
                 }
@@ -97,8 +91,9 @@ impl Gate {
     }
 
     fn paced(&self) -> bool {
+        let per_second = f64::from(self.settings.borrow().per_second.max(1));
         // Nobody panics while holding it.
-        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(Instant::now())
+        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(Instant::now(), per_second)
     }
 }
 
@@ -108,7 +103,7 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
     match gate.check(&head.headers) {
         Ok(()) => {}
         Err(Refused::Secret) => {
-            let say_it = format!("show the webhook's secret in the header {}", gate.header);
+            let say_it = format!("show the webhook's secret in the header {}", gate.settings.borrow().header);
             return closing(say(StatusCode::UNAUTHORIZED, &say_it));
         }
         Err(Refused::Closed) => {
@@ -121,7 +116,8 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
         answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
         return closing(answer);
     }
-    let payload = match read(body, gate.max_bytes).await {
+    let most = gate.settings.borrow().max_bytes;
+    let payload = match read(body, most).await {
         Ok(payload) => payload,
         Err(refusal) => return *refusal,
     };
@@ -162,23 +158,32 @@ mod tests {
             max_bytes: 1,
             per_second: 1,
         };
+        let gate = |secret, loopback| Gate::new(watch::channel(settings(secret)).1, loopback);
         let with = |pairs: &[(&'static str, &str)]| {
             pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
         };
         let here = with(&[("host", "localhost")]);
-        assert_eq!(Gate::new(&settings(None), false).check(&here), Err(Refused::Closed));
-        let gate = Gate::new(&settings(None), true);
-        assert_eq!(gate.check(&here), Ok(()));
+        assert_eq!(gate(None, false).check(&here), Err(Refused::Closed));
+        let open = gate(None, true);
+        assert_eq!(open.check(&here), Ok(()));
         for more in [("host", "evil.example"), ("origin", "null"), ("x-forwarded-for", "::1"), ("forwarded", "")] {
             let mut headers = here.clone();
             headers.extend(with(&[more]));
-            assert_eq!(gate.check(&headers), Err(Refused::Closed), "{more:?}");
+            assert_eq!(open.check(&headers), Err(Refused::Closed), "{more:?}");
         }
-        let gate = Gate::new(&settings(Some("0123456789abcdef")), true);
+        let (turn, seen) = watch::channel(settings(Some("0123456789abcdef")));
+        let gate = Gate::new(seen, true);
         assert_eq!(gate.check(&with(&[("x-lockstep-secret", "0123456789abcdef")])), Ok(()));
         for wrong in ["", "0123456789abcde", "0123456789abcdefg", "0123456789ABCDEF", " 0123456789abcdef"] {
             assert_eq!(gate.check(&with(&[("x-lockstep-secret", wrong)])), Err(Refused::Secret), "{wrong:?}");
         }
         assert_eq!(gate.check(&here), Err(Refused::Secret), "a loopback asks for it too");
+        turn.send_replace(settings(Some("fedcba9876543210")));
+        assert_eq!(
+            gate.check(&with(&[("x-lockstep-secret", "0123456789abcdef")])),
+            Err(Refused::Secret),
+            "it was changed"
+        );
+        assert_eq!(gate.check(&with(&[("x-lockstep-secret", "fedcba9876543210")])), Ok(()));
     }
 }

@@ -1,12 +1,16 @@
 //! Runs of workflows in the source: recorded once each, claimed in order, finished, replayed, forgotten. Every statement
 //! that is run often reads an index of what is not finished, so that a long history costs nothing.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
+use tracing::warn;
 
 use crate::pg::client::fault;
-use crate::types::{Fault, ReplayAsked, RunsAsked};
+use crate::pg::quote;
+use crate::types::{Fault, ReplayAsked, RunsAsked, TableName};
 
 const CREATE: &str = include_str!("../../sql/source/workflow_run.sql");
 const THERE: &str = "select to_regclass('lockstep.workflow_run') is not null \
@@ -54,13 +58,22 @@ pub struct NewRun {
     pub position: Option<String>,
     /// Microseconds since the Unix epoch.
     pub committed_at: Option<i64>,
-    pub new: Option<String>,
-    pub old: Option<String>,
+    /// Shared: many workflows may act on one row.
+    pub new: Option<Arc<str>>,
+    pub old: Option<Arc<str>>,
     pub left_out: Vec<String>,
 }
 
-/// So many in one statement: a few megabytes at most of ordinary rows.
+impl NewRun {
+    fn bytes(&self) -> usize {
+        self.new.as_deref().map_or(0, str::len) + self.old.as_deref().map_or(0, str::len) + self.key.len()
+    }
+}
+
+/// So many in one statement, of ordinary rows; and of large ones no more than this and one, so that what is sent stays
+/// small beside what is held.
 const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 8 << 20;
 
 /// Records firings, in their order, all or none. One that is there already stays as it is. Says how many were new.
 pub async fn record(client: &mut Client, runs: &[NewRun]) -> Result<u64, Fault> {
@@ -73,8 +86,10 @@ pub async fn record(client: &mut Client, runs: &[NewRun]) -> Result<u64, Fault> 
            n (id, workflow_id, name, test, side, tab, event, key, order_key, position, committed, new, old, left_out, place) \
          order by place on conflict (id) do nothing";
     let transaction = client.transaction().await.map_err(|error| fault(&error))?;
-    let mut added = 0;
-    for runs in runs.chunks(AT_ONCE) {
+    let (mut added, mut rest) = (0, runs);
+    while !rest.is_empty() {
+        let runs;
+        (runs, rest) = rest.split_at(some(rest));
         let text = |of: fn(&NewRun) -> &str| runs.iter().map(of).collect::<Vec<&str>>();
         let maybe = |of: fn(&NewRun) -> Option<&str>| runs.iter().map(of).collect::<Vec<Option<&str>>>();
         let tests: Vec<bool> = runs.iter().map(|run| run.test).collect();
@@ -100,6 +115,17 @@ pub async fn record(client: &mut Client, runs: &[NewRun]) -> Result<u64, Fault> 
     }
     transaction.commit().await.map_err(|error| fault(&error))?;
     Ok(added)
+}
+
+/// How many of them go into the next statement.
+fn some(runs: &[NewRun]) -> usize {
+    let mut bytes = 0;
+    let fits = |run: &&NewRun| {
+        let room = bytes < BYTES_AT_ONCE;
+        bytes += run.bytes();
+        room
+    };
+    runs.iter().take(AT_ONCE).take_while(fits).count().max(1)
 }
 
 /// The same, without those whose counterpart in `before` is there already.
@@ -210,8 +236,22 @@ pub enum TryEnd {
     },
 }
 
-/// Notes it, and lets the next of its order go ahead.
+/// Notes it, and lets the next of its order go ahead. What cannot be stored as it is, is stored without its details: one
+/// odd run keeps no other from being delivered.
 pub async fn finish(client: &Client, tried: &Tried) -> Result<(), Fault> {
+    let fault = match note(client, tried).await {
+        Err(fault @ Fault::Stop { .. }) => fault,
+        other => return other,
+    };
+    let end = match &tried.end {
+        TryEnd::Delivered => TryEnd::Delivered,
+        _ => TryEnd::Dead { error: "its outcome cannot be stored".into() },
+    };
+    warn!(run = %tried.id, cause = %fault, "what became of a run of a workflow is stored without its details");
+    note(client, &Tried { end, request: None, answer: None, ..tried.clone() }).await
+}
+
+async fn note(client: &Client, tried: &Tried) -> Result<(), Fault> {
     const AGAIN: &str = "update lockstep.workflow_run set state = 'waiting', error = $2, status_code = $3, \
            latency_ms = $4, request = $5::text::jsonb, answer = $6, \
            next_at = clock_timestamp() + $7 * interval '1 millisecond' \
@@ -238,11 +278,23 @@ pub async fn finish(client: &Client, tried: &Tried) -> Result<(), Fault> {
 }
 
 /// Runs of workflows that are there no more have nobody to say what is to be done.
-pub async fn orphans(client: &Client, workflows: &[String]) -> Result<u64, Fault> {
-    const ORPHANS: &str = "update lockstep.workflow_run set state = 'dead', head = false, \
-           error = 'its workflow was deleted', finished_at = clock_timestamp() \
-         where id in (select id from lockstep.workflow_run where state = 'waiting' and workflow_id <> all ($1) limit 1000)";
-    client.execute(ORPHANS, &[&workflows]).await.map_err(|error| fault(&error))
+/// One statement looks at both tables at one instant: who sees a run sees the workflow that was there before it.
+pub async fn orphans(client: &Client, workflows: &TableName) -> Result<u64, Fault> {
+    let orphans = format!(
+        "update lockstep.workflow_run set state = 'dead', head = false, error = 'its workflow was deleted', \
+           finished_at = clock_timestamp() \
+         where id in (select r.id from lockstep.workflow_run r where r.state = 'waiting' \
+           and not exists (select from {} w where w.id::text = r.workflow_id) limit 1000)",
+        quote::table(workflows)
+    );
+    client.execute(&orphans, &[]).await.map_err(|error| fault(&error))
+}
+
+/// Gives claimed runs back as they were: their workflow was switched off a moment ago.
+pub async fn put_back(client: &Client, ids: &[&str]) -> Result<(), Fault> {
+    const BACK: &str = "update lockstep.workflow_run set state = 'waiting', attempts = attempts - 1 \
+         where id = any($1::text[]::uuid[]) and state = 'delivering'";
+    client.execute(BACK, &[&ids]).await.map(drop).map_err(|error| fault(&error))
 }
 
 /// Forgets what was finished longer ago than this; says how many.
@@ -264,13 +316,17 @@ pub struct Open {
 /// More than this are not counted one by one.
 const COUNTED: i64 = 100_000;
 
-pub async fn open(client: &Client) -> Result<Open, Fault> {
+/// Of these workflows, and of those of them that are on. Runs of one that is off wait because somebody wants them to; a
+/// run of one that is gone, or a test that failed before somebody's eyes, waits for nobody.
+pub async fn open(client: &Client, workflows: &[&str], on: &[&str]) -> Result<Open, Fault> {
     const OPEN: &str = "select (select count(*) from (select from lockstep.workflow_run \
              where state in ('waiting', 'delivering') limit $1) w), \
-           (select count(*) from (select from lockstep.workflow_run where state = 'dead' limit $1) d), \
+           (select count(*) from (select from lockstep.workflow_run where state = 'dead' and not test \
+             and workflow_id = any($2) limit $1) d), \
            coalesce((select extract(epoch from clock_timestamp() - min(created_at)) from (\
-             select created_at from lockstep.workflow_run where state in ('waiting', 'delivering') limit $1) o), 0)::float8";
-    let row = client.query_one(OPEN, &[&COUNTED]).await.map_err(|error| fault(&error))?;
+             select created_at from lockstep.workflow_run where state in ('waiting', 'delivering') \
+               and workflow_id = any($3) limit $1) o), 0)::float8";
+    let row = client.query_one(OPEN, &[&COUNTED, &workflows, &on]).await.map_err(|error| fault(&error))?;
     Ok(Open { waiting: row.get(0), dead: row.get(1), oldest: row.get(2) })
 }
 

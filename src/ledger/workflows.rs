@@ -98,6 +98,15 @@ pub async fn announce(client: &Client, table: &TableName) -> Result<(), Fault> {
 impl Workflows {
     /// All of them, in the order of their names.
     pub async fn read(&self, client: &Client) -> Result<Vec<Stored>, Fault> {
+        self.query(client, None).await
+    }
+
+    /// These, as they are now.
+    pub async fn some(&self, client: &Client, ids: &[&str]) -> Result<Vec<Stored>, Fault> {
+        self.query(client, Some(ids)).await
+    }
+
+    async fn query(&self, client: &Client, ids: Option<&[&str]>) -> Result<Vec<Stored>, Fault> {
         let text = |name: &str| match self.columns.contains_key(name) {
             true => format!("{name}::text"),
             false => "null::text".into(),
@@ -107,18 +116,23 @@ impl Workflows {
             _ => text(name),
         };
         let instant = match self.columns.get("created_at").map(String::as_str) {
-            Some("timestamp with time zone") => "(extract(epoch from created_at) * 1000000)::int8",
+            // An instant that no clock shows (infinity, or so far off that it has no microseconds) says nothing.
+            Some("timestamp with time zone") => {
+                "case when created_at between '0001-01-01 UTC' and '9999-12-31 UTC' \
+                 then (extract(epoch from created_at) * 1000000)::int8 end"
+            }
             _ => "null::int8",
         };
         let sql = format!(
             "select id::text, workflow_name::text, trigger_table::text, trigger_event::text, action_config::text, {}, \
-             {}, {}, {instant} from {} where id is not null order by workflow_name::text, id::text limit {MANY}",
+             {}, {}, {instant} from {} where id is not null and ($1::text[] is null or id::text = any($1)) \
+             order by workflow_name::text, id::text limit {MANY}",
             text("enabled"),
             timed("created_at"),
             timed("updated_at"),
             quote::table(&self.table),
         );
-        let rows = client.query(&sql, &[]).await.map_err(|error| fault(&error))?;
+        let rows = client.query(&sql, &[&ids]).await.map_err(|error| fault(&error))?;
         let named = |row: &tokio_postgres::Row, at: usize| row.get::<_, Option<String>>(at).unwrap_or_default();
         let stored = rows.iter().map(|row| Stored {
             id: row.get(0),

@@ -168,8 +168,9 @@ declare! {
         workflow_seconds: Histogram "workflow_seconds" "Seconds from sending a run to its answer";
         workflow_waiting: IntGauge "workflow_waiting" "Runs that are not delivered yet; counted up to 100,000";
         workflow_dead: IntGauge "workflow_dead_letters"
-            "Runs that were given up and wait for a replay; counted up to 100,000";
-        workflow_oldest_seconds: Gauge "workflow_oldest_waiting_seconds" "Age of the oldest run that is not delivered";
+            "Runs of existing workflows, without tests, that were given up and wait for a replay; counted up to 100,000";
+        workflow_oldest_seconds: Gauge "workflow_oldest_waiting_seconds"
+            "Age of the oldest run of an enabled workflow that is not delivered";
         workflows_unfit: IntGauge "workflows_unfit" "Enabled workflows that cannot run as they are written";
         workflow_undecided: IntCounter "workflow_undecided_total"
             "Changes that do not tell what a workflow's condition asks: it did not act";

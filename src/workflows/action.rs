@@ -106,7 +106,7 @@ impl Action {
             }),
             "notify" => {
                 let channel = text("channel")?;
-                if channel.len() > 63 || channel.contains("{{") {
+                if channel.len() > 63 || channel.contains("{{") || channel.contains('\0') {
                     return Err(wrong("channel", "must be the name of a channel: at most 63 bytes, and no template"));
                 }
                 Ok(Self::Notify { channel, payload: config.get("payload").cloned() })
@@ -162,7 +162,7 @@ impl Action {
                     Some(body) => template::json(body, facts)?,
                     None => event(facts),
                 };
-                let url = template::url(url, facts)?;
+                let url = template::url(url, facts).map_err(|bad| wrong("url", &bad.to_string()))?;
                 let url = Url::parse(&url).map_err(|error| wrong("url", &error.to_string()))?;
                 let mut filled = BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]);
                 for (name, value) in headers {
@@ -207,10 +207,12 @@ impl AgentApi {
 
 fn webhook(config: &Map<String, Value>, url: String) -> Result<Action, Wrong> {
     // Who fills the host in from a row lets whoever writes rows choose where we go.
-    let fixed = url.split("{{").next().unwrap_or_default();
-    let host_is_fixed = fixed.split_once("://").is_some_and(|(_, rest)| rest.contains('/') || !url.contains("{{"));
-    let parsed = Url::parse(&url.replace("{{", "").replace("}}", ""));
-    let parsed = parsed.map_err(|_| wrong("url", "is not an address such as https://example.com/hook"))?;
+    // Parsed as it will be, so that whatever a parser forgives is forgiven here too.
+    let filled = |value: &str| Url::parse(&template::sample(&url, value).ok()?).ok();
+    let (Some(parsed), Some(other)) = (filled("a"), filled("b")) else {
+        return Err(wrong("url", "is not an address such as https://example.com/hook"));
+    };
+    let host_is_fixed = parsed.host() == other.host() && parsed.scheme() == other.scheme();
     if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
         return Err(wrong("url", "must begin with https:// or http://"));
     }
@@ -349,6 +351,11 @@ mod tests {
             (json!({"type": "webhook", "url": "ftp://x/y"}), "url"),
             (json!({"type": "webhook", "url": "https://{{new.host}}/x"}), "url"),
             (json!({"type": "webhook", "url": "https://example.com{{new.host}}/x"}), "url"),
+            (json!({"type": "webhook", "url": "https:///{{new.host}}/x"}), "url"),
+            (json!({"type": "webhook", "url": "https:{{new.host}}/x"}), "url"),
+            (json!({"type": "webhook", "url": "https:\\\\{{new.host}}/x"}), "url"),
+            (json!({"type": "webhook", "url": "{{new.scheme}}://example.com/x"}), "url"),
+            (json!({"type": "webhook", "url": "https://{{new.user}}@example.com/x"}), "url"),
             (json!({"type": "webhook", "url": "https://u:p@example.com/x"}), "url"),
             (json!({"type": "webhook", "url": "https://example.com", "method": "GET"}), "method"),
             (json!({"type": "webhook", "url": "https://example.com", "headers": {"a b": "c"}}), "headers.a b"),
@@ -356,6 +363,7 @@ mod tests {
             (json!({"type": "webhook", "url": "https://example.com", "headers": {"x": "a\r\nb: c"}}), "headers.x"),
             (json!({"type": "notify", "channel": 7}), "channel"),
             (json!({"type": "notify", "channel": "{{new.id}}"}), "channel"),
+            (json!({"type": "notify", "channel": "a\u{0}"}), "channel"),
         ] {
             assert_eq!(parse(config.clone()).unwrap_err().field, format!("action_config.{field}"), "{config}");
         }

@@ -20,14 +20,24 @@ const MOST: usize = 10_000;
 const BYTES: usize = 64 << 20;
 
 /// Records the runs; says how many rows fit, and how many runs are new.
-pub async fn fire(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Result<(usize, u64), Refusal> {
-    let runs = runs(client, workflow, asked).await?;
+pub async fn fire(
+    client: &mut Client,
+    publication: &str,
+    workflow: &Workflow,
+    asked: &FireAsked,
+) -> Result<(usize, u64), Refusal> {
+    let runs = runs(client, publication, workflow, asked).await?;
     let recorded = workflow_runs::record(client, &runs).await.map_err(unavailable)?;
     crate::metrics::get().workflow_runs_recorded.inc_by(recorded);
     Ok((runs.len(), recorded))
 }
 
-async fn runs(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Result<Vec<NewRun>, Refusal> {
+async fn runs(
+    client: &mut Client,
+    publication: &str,
+    workflow: &Workflow,
+    asked: &FireAsked,
+) -> Result<Vec<NewRun>, Refusal> {
     let conflict = |why: &str| Err(Refusal::Conflict(why.to_owned()));
     if workflow.side != Side::Source || workflow.event != Event::Insert {
         return conflict(
@@ -38,7 +48,8 @@ async fn runs(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Re
         return conflict("it is switched off: its runs would wait until it is on");
     }
     let names = BTreeSet::from([workflow.table.clone()]);
-    let Some(table) = catalog::tables(client, &names).await.map_err(unavailable)?.remove(&workflow.table) else {
+    let Some(table) = catalog::tables(client, publication, &names).await.map_err(unavailable)?.remove(&workflow.table)
+    else {
         return Err(Refusal::NotFound(format!("the source has no table {}", workflow.table)));
     };
     if table.key.is_empty() {
@@ -93,6 +104,6 @@ fn run(workflow: &Workflow, key: &[String], round: &str, row: String) -> Result<
     let table = workflow.table.to_string();
     let named = serde_json::to_string(&key).unwrap_or_else(|_| "[]".into());
     let id = hash(&["asked", &workflow.id, &table, &named, round]);
-    let seen = Seen { event: Event::Insert, new: Some(row), old: None, left_out: Vec::new(), key, sides };
+    let seen = Seen { event: Event::Insert, new: Some(row.into()), old: None, left_out: Vec::new(), key, sides };
     Ok(Some(record(workflow, Side::Source, &table, &seen, id)))
 }

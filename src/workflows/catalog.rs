@@ -7,13 +7,18 @@ use crate::pg::client::fault;
 use crate::pg::{Client, quote};
 use crate::types::{Fault, TableName};
 
-const KNOWN: &str = "select n.nspname::text, c.relname::text, c.relreplident = 'f', \
+/// Where the publication is not made yet, nobody knows what it will leave out.
+const KNOWN: &str = "with published as materialized (select schemaname, tablename from pg_publication_tables \
+       where pubname = $3) \
+     select n.nspname::text, c.relname::text, c.relreplident = 'f', \
        array(select a.attname::text from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 \
          and not a.attisdropped and a.attgenerated = ''), \
        array(select a.attname::text from pg_index i cross join unnest(i.indkey) with ordinality k (num, place) \
          join pg_attribute a on a.attrelid = c.oid and a.attnum = k.num \
          where i.indrelid = c.oid and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end \
-         order by k.place) \
+         order by k.place), \
+       not exists (select from pg_publication where pubname = $3) \
+         or exists (select from published p where p.schemaname = n.nspname and p.tablename = c.relname) \
      from pg_class c join pg_namespace n on n.oid = c.relnamespace \
      join unnest($1::text[], $2::text[]) w (schema, name) on w.schema = n.nspname and w.name = c.relname \
      where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
@@ -24,16 +29,22 @@ pub struct Table {
     pub key: Vec<String>,
 }
 
-pub async fn tables(client: &Client, names: &BTreeSet<TableName>) -> Result<HashMap<TableName, Table>, Fault> {
+/// `publication`: what the stream brings.
+pub async fn tables(
+    client: &Client,
+    publication: &str,
+    names: &BTreeSet<TableName>,
+) -> Result<HashMap<TableName, Table>, Fault> {
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
-    let rows = client.query(KNOWN, &[&schemas, &tables]).await.map_err(|error| fault(&error))?;
+    let rows = client.query(KNOWN, &[&schemas, &tables, &publication]).await.map_err(|error| fault(&error))?;
     let read = |row: &tokio_postgres::Row| {
         let key: Vec<String> = row.get(4);
         let known = Known {
             full: row.get(2),
             columns: row.get::<_, Vec<String>>(3).into_iter().collect(),
             key: key.iter().cloned().collect(),
+            published: row.get(5),
         };
         (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), Table { known, key })
     };

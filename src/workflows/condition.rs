@@ -270,6 +270,46 @@ fn equal(left: &str, right: &str) -> bool {
     }
 }
 
+/// A number as it is written: `0.DIGITS × 10^exponent`, without zeros at either end of the digits. No float rounds it.
+#[derive(Debug, PartialEq, Eq)]
+struct Decimal {
+    negative: bool,
+    digits: Vec<u8>,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (negative, text) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, i64::from(exponent.parse::<i32>().ok()?)),
+            None => (text, 0),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = || whole.bytes().chain(fraction.bytes());
+        if all().next().is_none() || !all().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let zeros = all().take_while(|byte| *byte == b'0').count();
+        let mut digits: Vec<u8> = all().skip(zeros).collect();
+        digits.truncate(digits.iter().rposition(|byte| *byte != b'0').map_or(0, |last| last + 1));
+        if digits.is_empty() {
+            return Some(Self { negative: false, digits, exponent: 0 });
+        }
+        Some(Self { negative, digits, exponent: exponent + whole.len() as i64 - zeros as i64 })
+    }
+
+    fn cmp(&self, other: &Self) -> Ordering {
+        let sign = |one: &Self| if one.digits.is_empty() { 0 } else { 1 - 2 * i8::from(one.negative) };
+        let size = (self.exponent, &self.digits).cmp(&(other.exponent, &other.digits));
+        sign(self).cmp(&sign(other)).then(if self.negative { size.reverse() } else { size })
+    }
+}
+
 /// Numbers by their size, whatever they are written as; texts by their bytes; `None` where nothing can be said.
 fn compare(left: &str, right: &str) -> Option<Ordering> {
     if left == "null" || right == "null" {
@@ -278,9 +318,10 @@ fn compare(left: &str, right: &str) -> Option<Ordering> {
     let (a, b) = (plain(left), plain(right));
     let texts = left.starts_with('"') && right.starts_with('"');
     if !texts {
-        if let (Ok(a), Ok(b)) = (a.parse::<i128>(), b.parse::<i128>()) {
+        if let (Some(a), Some(b)) = (Decimal::parse(&a), Decimal::parse(&b)) {
             return Some(a.cmp(&b));
         }
+        // Infinity and NaN.
         return match (a.parse::<f64>(), b.parse::<f64>()) {
             (Ok(a), Ok(b)) => a.partial_cmp(&b),
             // Values of JSON columns and the like: equal when they are the same value.
@@ -343,6 +384,29 @@ mod tests {
             ("changed", "new.tags", false),
         ] {
             assert_eq!(holds(json!({"field": field, "op": op})), Ok(expected), "{op} {field}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_compared_by_every_digit() {
+        for (a, b, expected) in [
+            ("9007199254740993", "9007199254740992.5", Ordering::Greater),
+            ("12345678901234567890.1234567890", "12345678901234567890.1234567891", Ordering::Less),
+            ("12.50", "12.5", Ordering::Equal),
+            ("1e+20", "100000000000000000000", Ordering::Equal),
+            ("1e-3", "0.001", Ordering::Equal),
+            ("-2", "-10", Ordering::Greater),
+            ("-0.0", "0", Ordering::Equal),
+            ("-1", "0.001", Ordering::Less),
+            ("0", "0.001", Ordering::Less),
+            ("99", "100", Ordering::Less),
+            (r#""Infinity""#, "1e300", Ordering::Greater),
+        ] {
+            assert_eq!(compare(a, b), Some(expected), "{a} and {b}");
+            assert_eq!(compare(b, a), Some(expected.reverse()), "{b} and {a}");
+        }
+        for none in ["", "-", ".", "1e", "1e1.5", "0x10", "1_000", "1e99999999999"] {
+            assert_eq!(Decimal::parse(none), None, "{none}");
         }
     }
 

@@ -18,7 +18,7 @@ use super::rule::Workflow;
 use super::template::Facts;
 use super::{Bell, SESSION, Settings, fit, redact};
 use crate::ledger::workflow_runs::{self as runs, Claimed, Tried, TryEnd};
-use crate::ledger::workflows::{self, Workflows};
+use crate::ledger::workflows::{self, Stored, Workflows};
 use crate::pg::{self, Client};
 use crate::types::{Fault, Timeline};
 
@@ -143,6 +143,11 @@ struct Known {
     workflow: Result<Arc<Workflow>, String>,
 }
 
+fn known(stored: &Stored) -> (String, Known) {
+    let workflow = Workflow::parse(stored).map(Arc::new).map_err(|wrong| wrong.to_string());
+    (stored.id.clone(), Known { enabled: stored.enabled, workflow })
+}
+
 impl Round {
     fn new(settings: Settings, post: Arc<Post>, client: Arc<Client>, table: Workflows) -> Self {
         let tokens = f64::from(settings.per_second);
@@ -183,12 +188,32 @@ impl Round {
                     (room > 0).then(|| (id.clone(), room as i32, known.enabled))
                 })
                 .collect();
-            for claimed in runs::claim(&self.client, &rooms, most as i64).await? {
+            let claimed = runs::claim(&self.client, &rooms, most as i64).await?;
+            for claimed in self.still_wanted(claimed).await? {
                 self.begin(claimed);
                 began += 1;
             }
         }
         Ok(if began > 0 || self.open.waiting > 0 { BUSY } else { IDLE })
+    }
+
+    /// What was switched off, deleted or written anew up to the claim holds for what was claimed: the definitions were
+    /// read up to a second ago.
+    async fn still_wanted(&mut self, claimed: Vec<Claimed>) -> Result<Vec<Claimed>, Fault> {
+        let ids: Vec<&str> = claimed.iter().map(|run| run.workflow_id.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(claimed);
+        }
+        let stored = self.table.some(&self.client, &ids).await?;
+        self.known.retain(|id, _| !ids.contains(&id.as_str()));
+        self.known.extend(stored.iter().map(known));
+        let off = |run: &Claimed| !run.test && self.known.get(&run.workflow_id).is_some_and(|known| !known.enabled);
+        let (off, wanted): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(off);
+        if !off.is_empty() {
+            let ids: Vec<&str> = off.iter().map(|run| run.id.as_str()).collect();
+            runs::put_back(&self.client, &ids).await?;
+        }
+        Ok(wanted)
     }
 
     /// How many deliveries may begin now.
@@ -201,14 +226,7 @@ impl Round {
 
     async fn read(&mut self, noted: &mut Noted) -> Result<(), Fault> {
         let stored = self.table.read(&self.client).await?;
-        self.known = stored
-            .iter()
-            .map(|stored| {
-                let workflow = Workflow::parse(stored).map(Arc::new).map_err(|wrong| wrong.to_string());
-                (stored.id.clone(), Known { enabled: stored.enabled, workflow })
-            })
-            .collect();
-        let ids: Vec<String> = self.known.keys().cloned().collect();
+        self.known = stored.iter().map(known).collect();
         // Where not all were read, nobody knows which were deleted.
         let all = stored.len() < workflows::MANY;
         if noted.look(&stored, all) || self.judged_at.is_none_or(|at| at.elapsed() >= JUDGE) {
@@ -216,11 +234,13 @@ impl Round {
             crate::metrics::get().workflows_unfit.set(unfit as i64);
             self.judged_at = Some(Instant::now());
         }
-        let orphans = if all { runs::orphans(&self.client, &ids).await? } else { 0 };
+        let orphans = runs::orphans(&self.client, &self.settings.table).await?;
         if orphans > 0 {
             info!(runs = orphans, "runs of deleted workflows were given up");
         }
-        self.open = runs::open(&self.client).await?;
+        let ids: Vec<&str> = stored.iter().map(|stored| stored.id.as_str()).collect();
+        let on: Vec<&str> = stored.iter().filter(|stored| stored.enabled).map(|stored| stored.id.as_str()).collect();
+        self.open = runs::open(&self.client, &ids, &on).await?;
         let metrics = crate::metrics::get();
         metrics.workflow_waiting.set(self.open.waiting);
         metrics.workflow_dead.set(self.open.dead);
@@ -338,6 +358,12 @@ fn never(cause: String) -> Outcome {
 fn tried(settings: &Settings, run: &Claimed, outcome: Outcome) -> Tried {
     let Outcome { verdict, status, latency, request, answer } = outcome;
     let tries = u32::try_from(run.attempts).unwrap_or(1);
+    // What a fault says may hold what the row held.
+    let verdict = match verdict {
+        Verdict::Done => Verdict::Done,
+        Verdict::Never { cause } => Verdict::Never { cause: redact::storable(&cause) },
+        Verdict::Again { cause, wait } => Verdict::Again { cause: redact::storable(&cause), wait },
+    };
     let end = match verdict {
         Verdict::Done => TryEnd::Delivered,
         Verdict::Never { cause } => TryEnd::Dead { error: cause },
@@ -352,7 +378,8 @@ fn tried(settings: &Settings, run: &Claimed, outcome: Outcome) -> Tried {
         }
     };
     let latency_ms = i32::try_from(latency.as_millis()).unwrap_or(i32::MAX);
-    let request = (!request.is_null()).then_some(request);
+    let request = (!request.is_null()).then(|| redact::storable_json(request));
+    let answer = answer.as_deref().map(redact::storable);
     Tried { id: run.id.clone(), end, status, latency_ms, request, answer }
 }
 

@@ -118,8 +118,9 @@ impl Desk {
         let parsed: Vec<Result<Workflow, Wrong>> = stored.iter().map(Workflow::parse).collect();
         let names: BTreeSet<TableName> = parsed.iter().flatten().map(|workflow| workflow.table.clone()).collect();
         let ids: Vec<String> = stored.iter().map(|stored| stored.id.clone()).collect();
+        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
-        let tables = catalog::tables(client, &names).await.map_err(unavailable)?;
+        let tables = catalog::tables(client, &publication, &names).await.map_err(unavailable)?;
         let tallies = runs::tallies(client, &ids).await.map_err(unavailable)?;
         let mut views = Vec::new();
         for (stored, parsed) in stored.iter().zip(parsed) {
@@ -146,12 +147,19 @@ impl Desk {
         fit::problem(workflow, table, &self.settings, self.post.guard())
     }
 
-    /// Reads a draft; refuses one that could never run.
-    async fn fit(&mut self, id: &str, body: &Value) -> Result<(Stored, Workflow), Refusal> {
-        let (stored, workflow) = draft(id, body).map_err(refused)?;
+    /// Reads a draft; refuses one that could never run. What a list hid of `before` may come back hidden.
+    async fn fit(&mut self, id: &str, body: &Value, before: Option<&Stored>) -> Result<(Stored, Workflow), Refusal> {
+        let mut body = body.clone();
+        let known = before.and_then(|before| before.action_config.as_ref());
+        if body.get_mut("action_config").is_some_and(|config| !redact::reveal(config, known)) {
+            let cause = format!("holds {}, where nothing is stored that could stand for it", redact::HIDDEN);
+            return Err(Refusal::invalid("action_config", cause));
+        }
+        let (stored, workflow) = draft(id, &body).map_err(refused)?;
+        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
         let names = BTreeSet::from([workflow.table.clone()]);
-        let tables = catalog::tables(client, &names).await.map_err(unavailable)?;
+        let tables = catalog::tables(client, &publication, &names).await.map_err(unavailable)?;
         match self.problem(&workflow, tables.get(&workflow.table)) {
             Some(wrong) => Err(refused(wrong)),
             None => Ok((stored, workflow)),
@@ -159,15 +167,15 @@ impl Desk {
     }
 
     async fn create(&mut self, body: &Value) -> Result<Value, Refusal> {
-        let (stored, _) = self.fit("", body).await?;
+        let (stored, _) = self.fit("", body, None).await?;
         let (client, table) = self.tools()?;
         let id = table.insert(client, &stored).await.map_err(unavailable)?;
         self.shown(&id).await
     }
 
     async fn replace(&mut self, id: &str, body: &Value) -> Result<Value, Refusal> {
-        self.find(id).await?;
-        let (stored, _) = self.fit(id, body).await?;
+        let before = self.find(id).await?;
+        let (stored, _) = self.fit(id, body, Some(&before)).await?;
         let (client, table) = self.tools()?;
         table.update(client, &stored).await.map_err(unavailable)?;
         self.shown(id).await
@@ -201,6 +209,7 @@ impl Desk {
 
     /// A change to try a workflow on: the newest real one of its kind, or a row of the table as if it had just come.
     async fn sample(&mut self, workflow: &Workflow) -> Result<Option<(Seen, &'static str)>, Refusal> {
+        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
         let table = workflow.table.to_string();
         let recent = runs::recent(client, &table, workflow.event.word(), workflow.side.word()).await;
@@ -209,9 +218,8 @@ impl Desk {
             return Ok(seen(workflow.event, new, old, key).map(|seen| (seen, "the newest change of this kind")));
         }
         let names = BTreeSet::from([workflow.table.clone()]);
-        let Some(table) = catalog::tables(client, &names).await.map_err(unavailable)?.remove(&workflow.table) else {
-            return Ok(None);
-        };
+        let mut tables = catalog::tables(client, &publication, &names).await.map_err(unavailable)?;
+        let Some(table) = tables.remove(&workflow.table) else { return Ok(None) };
         let row = catalog::newest_row(client, &workflow.table, &table.key).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         let key = key_of(&row, &table.key);
@@ -242,8 +250,9 @@ impl Desk {
     async fn fire(&mut self, asked: &FireAsked) -> Result<Value, Refusal> {
         let stored = self.find(&asked.id).await?;
         let workflow = Workflow::parse(&stored).map_err(refused)?;
+        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
-        let (rows, fired) = asked::fire(client, &workflow, asked).await?;
+        let (rows, fired) = asked::fire(client, &publication, &workflow, asked).await?;
         self.bell.notify_one();
         Ok(json!({"rows": rows, "runs": fired}))
     }
@@ -254,7 +263,7 @@ impl Desk {
             let why = format!("{} has no row to try it on", workflow.table);
             return Ok(json!({"change": null, "matches": false, "why": why, "request": null}));
         };
-        let row = |json: &Option<String>| {
+        let row = |json: &Option<Arc<str>>| {
             let mut row = json.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or(Value::Null);
             redact::hide(&mut row);
             row
@@ -286,8 +295,8 @@ impl Desk {
             event: run.event.into(),
             key: run.key.clone(),
             committed_at: Some(jiff::Timestamp::now().to_string()),
-            new: run.new.clone(),
-            old: run.old.clone(),
+            new: run.new.as_deref().map(str::to_owned),
+            old: run.old.as_deref().map(str::to_owned),
             left_out: Vec::new(),
             attempts: 1,
         };
@@ -341,9 +350,10 @@ impl Desk {
         let stored = self.stored().await?;
         let workflows: Vec<Workflow> = stored.iter().filter_map(|stored| Workflow::parse(stored).ok()).collect();
         let of_table = |workflow: &&Workflow| workflow.table == told.table;
+        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
         let names = BTreeSet::from([told.table.clone()]);
-        let table = catalog::tables(client, &names).await.map_err(unavailable)?.remove(&told.table);
+        let table = catalog::tables(client, &publication, &names).await.map_err(unavailable)?.remove(&told.table);
         let known = table.is_some() || workflows.iter().filter(of_table).any(|workflow| workflow.side == Side::Target);
         if !known {
             return Err(Refusal::NotFound(format!("table: {} is not known here", told.table)));
@@ -394,7 +404,7 @@ impl Desk {
 
 fn seen(event: Event, new: Option<String>, old: Option<String>, key: Vec<String>) -> Option<Seen> {
     let sides = Sides::parse(new.as_deref(), old.as_deref())?.with(event == Event::Update, Vec::new());
-    Some(Seen { event, new, old, left_out: Vec::new(), key, sides })
+    Some(Seen { event, new: new.map(Arc::from), old: old.map(Arc::from), left_out: Vec::new(), key, sides })
 }
 
 /// The values of the key's columns, as texts; of a row without them all of it.

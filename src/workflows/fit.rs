@@ -37,7 +37,7 @@ pub async fn count(client: &Client, stored: &[Stored], settings: &Settings, guar
     let on = stored.iter().filter(|stored| stored.enabled);
     let parsed: Vec<Result<Workflow, Wrong>> = on.map(Workflow::parse).collect();
     let names: BTreeSet<TableName> = parsed.iter().flatten().map(|workflow| workflow.table.clone()).collect();
-    let tables = catalog::tables(client, &names).await?;
+    let tables = catalog::tables(client, &settings.publication, &names).await?;
     let wrong = |parsed: &&Result<Workflow, Wrong>| match parsed {
         Err(_) => true,
         Ok(workflow) => problem(workflow, tables.get(&workflow.table), settings, guard).is_some(),

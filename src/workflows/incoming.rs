@@ -1,5 +1,7 @@
 //! Turns a change into the runs that it leads to: which workflows match, and what is recorded of it. Pure.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use super::change::Sides;
@@ -22,15 +24,17 @@ pub struct Place {
 /// A change as workflows see it: made once, however many look at it.
 pub struct Seen {
     pub event: Event,
-    pub new: Option<String>,
-    pub old: Option<String>,
+    /// The rows as they are recorded: shared by the runs that it leads to.
+    pub new: Option<Arc<str>>,
+    pub old: Option<Arc<str>>,
     pub left_out: Vec<String>,
     pub key: Vec<String>,
+    /// What decides, whole.
     pub sides: Sides,
 }
 
 /// The relation and the event of a change of one row.
-pub fn subject(change: &Change) -> Option<(&std::sync::Arc<Relation>, Event)> {
+pub fn subject(change: &Change) -> Option<(&Arc<Relation>, Event)> {
     Some(match change {
         Change::Insert { relation, .. } => (relation, Event::Insert),
         Change::Update { relation, .. } => (relation, Event::Update),
@@ -50,16 +54,17 @@ pub fn see(change: &Change, key: &[String]) -> Option<Seen> {
     };
     let mut left_out = Vec::new();
     let mut read = |side: &str, tuple: &Tuple, only_key: bool| {
-        let (json, large) = row::to_json(relation, tuple, only_key);
-        left_out.extend(large.into_iter().map(|column| format!("{side}.{column}")));
+        let json = row::to_json(relation, tuple, only_key);
+        left_out.extend(json.left_out.iter().map(|column| format!("{side}.{column}")));
         json
     };
     let new_json = new.map(|tuple| read("new", tuple, false));
     let old_json = old.map(|tuple| read("old", tuple, relation.identity != b'f'));
-    let sides = Sides::parse(new_json.as_deref(), old_json.as_deref())?;
-    let sides = sides.with(event == Event::Update, left_out.clone());
+    let sides = Sides::parse(new_json.as_ref().map(row::Json::whole), old_json.as_ref().map(row::Json::whole))?;
+    let sides = sides.with(event == Event::Update, Vec::new());
     let key = key_of(relation, new.or(old)?, key);
-    Some(Seen { event, new: new_json, old: old_json, left_out, key, sides })
+    let kept = |json: Option<row::Json>| json.map(|json| Arc::from(json.kept));
+    Some(Seen { event, new: kept(new_json), old: kept(old_json), left_out, key, sides })
 }
 
 fn key_of(relation: &Relation, tuple: &Tuple, names: &[String]) -> Vec<String> {
@@ -164,7 +169,7 @@ mod tests {
         };
         let workflow = Workflow::parse(&stored).unwrap();
         let sides = Sides::parse(Some("{}"), None).unwrap();
-        let (new, key) = (Some("{}".to_owned()), vec!["1".to_owned()]);
+        let (new, key) = (Some("{}".into()), vec!["1".to_owned()]);
         let seen = Seen { event: Event::Insert, new, old: None, left_out: Vec::new(), key, sides };
         let at = |committed_at| {
             let place = Place { commit: 1, xid: 1, committed_at, index: 0 };

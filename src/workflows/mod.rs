@@ -51,6 +51,8 @@ use crate::types::TableName;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub source: Url,
+    /// The publication that lists the tables whose changes the stream brings.
+    pub publication: String,
     /// The table of workflows.
     pub table: TableName,
     /// Make what is missing in the source.

@@ -125,7 +125,7 @@ impl Post {
             Ok(answer) => {
                 let status = answer.status().as_u16();
                 let wait = retry_after(answer.headers());
-                let (text, cut_off) = read(answer, self.settings.kept_bytes).await;
+                let (text, cut_off) = read(answer, ANSWER_BYTES.max(self.settings.kept_bytes)).await;
                 let verdict = match judge(status, wait) {
                     // The status says it: what it did is done, whether or not all of its answer came.
                     Verdict::Done => Verdict::Done,
@@ -140,7 +140,10 @@ impl Post {
     }
 }
 
-/// Reads no more of an answer than is kept, and a little for what is cut.
+/// Of an answer so much is read: secrets are hidden in the whole of it, before it is cut to what is kept. A larger one is
+/// no answer to a task.
+const ANSWER_BYTES: usize = 1 << 20;
+
 async fn read(mut answer: reqwest::Response, kept: usize) -> (String, bool) {
     let mut bytes = Vec::new();
     while bytes.len() <= kept {

@@ -44,7 +44,7 @@ enum Wanted<'a> {
 /// A table that cannot tell us that it has changed is looked at this often; it costs one small query.
 const LOOK: Duration = Duration::from_secs(1);
 /// What somebody must mend first is looked at again after this.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(5);
 /// Without a record for so long, the route ends and says why.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -63,8 +63,7 @@ impl Recorder {
         match recorder.adopt().await {
             Ok(()) => {}
             Err(fault @ Fault::Retry { .. }) => return Err(fault),
-            // Replication is not to stop for it; the page and the list say it too.
-            Err(fault) => warn!(cause = %fault, "workflows are not at work"),
+            Err(fault) => recorder.unreadable(&fault),
         }
         recorder.read().await?;
         Ok((recorder, asking, seen))
@@ -164,15 +163,34 @@ impl Recorder {
         }
     }
 
+    /// Somebody must mend it first. Replication is not to stop for it: what was read last goes on, and it is looked at
+    /// again after a while. The page and the list say it too.
+    fn unreadable(&mut self, fault: &Fault) {
+        let told = vec![fault.to_string()];
+        if told != self.told {
+            warn!(cause = %fault, "the workflows cannot be read; those that are known go on");
+            self.told = told;
+        }
+        (self.table, self.looked) = (None, Instant::now());
+    }
+
     async fn read(&mut self) -> Result<(), Fault> {
         if self.table.is_none() && self.looked.elapsed() > AGAIN {
             self.looked = Instant::now();
-            if let Err(fault @ Fault::Retry { .. }) = self.adopt().await {
-                return Err(fault);
+            match self.adopt().await {
+                Err(fault @ Fault::Retry { .. }) => return Err(fault),
+                Err(fault) => self.unreadable(&fault),
+                Ok(()) => {}
             }
         }
         let Some(table) = &self.table else { return Ok(()) };
-        let stored = table.read(&self.client).await?;
+        let stored = match table.read(&self.client).await {
+            Err(fault @ Fault::Stop { .. }) => {
+                self.unreadable(&fault);
+                return Ok(());
+            }
+            read => read?,
+        };
         let (mut fit, mut wrong) = (Vec::new(), Vec::new());
         for stored in stored.iter().filter(|stored| stored.enabled) {
             match Workflow::parse(stored) {

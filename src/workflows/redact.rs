@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use url::Url;
 
-const HIDDEN: &str = "(hidden)";
+/// What stands where something was hidden.
+pub const HIDDEN: &str = "(hidden)";
 
 /// Whether something of this name is better not shown.
 fn is_secret(name: &str) -> bool {
@@ -39,13 +40,23 @@ pub fn body(text: &str, most: usize) -> String {
     cut(&shown, most)
 }
 
+/// What a workflow does, for who may only look: also without the secrets of its address.
+pub fn action(action: &mut Value) {
+    hide(action);
+    if let Some(Value::String(url)) = action.get_mut("url") {
+        *url = words(url);
+    }
+}
+
 /// Of every secret name the value, however deep.
 pub fn hide(value: &mut Value) {
     match value {
-        Value::Object(map) => map.iter_mut().for_each(|(name, value)| match is_secret(name) && !value.is_null() {
-            true => *value = HIDDEN.into(),
-            false => hide(value),
-        }),
+        Value::Object(map) => {
+            map.iter_mut().for_each(|(name, value)| match is_secret(name) && !value.is_null() && !is_template(value) {
+                true => *value = HIDDEN.into(),
+                false => hide(value),
+            })
+        }
         Value::Array(items) => items.iter_mut().for_each(hide),
         Value::String(text) if looks_like_a_key(text) => *text = HIDDEN.into(),
         _ => {}
@@ -71,7 +82,115 @@ pub fn url(url: &Url) -> String {
     shown.into()
 }
 
+/// It says where the secret comes from, and not what it is.
+fn is_template(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.starts_with("{{") && text.find("}}") == Some(text.len() - 2))
+}
+
+/// Of a draft in which a hidden value came back as it was shown: the value that is stored there. `false`: there is none.
+pub fn reveal(draft: &mut Value, stored: Option<&Value>) -> bool {
+    match draft {
+        Value::String(text) if text == HIDDEN => match stored {
+            Some(known) if !known.is_null() => {
+                *draft = known.clone();
+                true
+            }
+            _ => false,
+        },
+        Value::String(text) if text.contains("=(hidden)") => match stored.and_then(Value::as_str) {
+            Some(known) if words(known) == *text => {
+                *draft = known.into();
+                true
+            }
+            _ => false,
+        },
+        Value::Object(map) => {
+            map.iter_mut().all(|(name, value)| reveal(value, stored.and_then(|known| known.get(name))))
+        }
+        Value::Array(items) => {
+            items.iter_mut().enumerate().all(|(at, value)| reveal(value, stored.and_then(|known| known.get(at))))
+        }
+        _ => true,
+    }
+}
+
+/// As a text that Postgres stores.
+pub fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The same of every text in a value.
+pub fn storable_json(value: Value) -> Value {
+    match value {
+        Value::String(text) => storable(&text).into(),
+        Value::Array(items) => items.into_iter().map(storable_json).collect(),
+        Value::Object(map) => map.into_iter().map(|(name, value)| (storable(&name), storable_json(value))).collect(),
+        other => other,
+    }
+}
+
+/// Of a text that is no JSON (or was cut, and is none any more): the value behind every secret name, and keys by their
+/// look.
 fn words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let end = rest.find(|c| !of_name(c)).unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        out += name;
+        rest = match assigned(behind).filter(|_| is_secret(name)) {
+            Some((between, value, behind)) => {
+                out += between;
+                out += if value.is_empty() { "" } else { HIDDEN };
+                behind
+            }
+            None => behind,
+        };
+        let next = rest.find(of_name).unwrap_or(rest.len());
+        out += &rest[..next];
+        rest = &rest[next..];
+    }
+    looks(&out)
+}
+
+/// Behind a name: `=` or `:` with what stands around it, the value, and the rest.
+fn assigned(text: &str) -> Option<(&str, &str, &str)> {
+    let sign = text.find(|c: char| !c.is_whitespace() && !matches!(c, '"' | '\'' | '\\'))?;
+    text[sign..].starts_with(['=', ':']).then_some(())?;
+    let value = &text[sign + 1..];
+    let begin = sign + 1 + value.find(|c: char| !c.is_whitespace()).unwrap_or(value.len());
+    let value = &text[begin..];
+    let ends = |from: usize, end: &dyn Fn(char) -> bool| value[from..].find(end).map_or(value.len(), |at| from + at);
+    let length = match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => quoted(value, quote),
+        _ => {
+            let end = |c: char| c.is_whitespace() || matches!(c, '&' | ',' | ';' | '<' | '>' | '"' | '\'' | '}' | ')');
+            let word = ends(0, &end);
+            // `Authorization: Bearer …`
+            let scheme = ["bearer", "basic", "token"].contains(&value[..word].to_ascii_lowercase().as_str());
+            let next = word + value[word..].len() - value[word..].trim_start_matches(' ').len();
+            if scheme { ends(next, &end) } else { word }
+        }
+    };
+    Some((&text[..begin], &value[..length], &value[length..]))
+}
+
+/// Bytes of a quoted value, its quotes included; one that is cut ends with the text.
+fn quoted(value: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in value.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    value.len()
+}
+
+fn looks(text: &str) -> String {
     text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '=' | '<' | '>'))
         .map(|word| {
             let bare = word.trim_end_matches(|c: char| c.is_whitespace() || "\"',;=<>".contains(c));
@@ -104,12 +223,49 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_hidden_comes_back_as_it_is_stored_and_nothing_is_invented() {
+        let stored = serde_json::json!({"headers": {"authorization": "Bearer s3cret", "x": "y"}, "list": [{"token": 7}],
+            "url": "https://h/x?a=1&api_key=k3y", "body": {"token": "{{new.token}}"}});
+        let mut shown = stored.clone();
+        action(&mut shown);
+        assert_eq!((&shown["url"], &shown["body"]), (&"https://h/x?a=1&api_key=(hidden)".into(), &stored["body"]));
+        assert_eq!(shown["headers"]["authorization"], HIDDEN);
+        shown["headers"]["x"] = "z".into();
+        assert!(reveal(&mut shown, Some(&stored)));
+        assert_eq!(
+            (&shown["headers"]["authorization"], &shown["headers"]["x"]),
+            (&"Bearer s3cret".into(), &"z".into())
+        );
+        assert_eq!((&shown["list"][0]["token"], &shown["url"]), (&7.into(), &stored["url"]));
+        let mut odd = serde_json::json!({"headers": {"cookie": HIDDEN}});
+        assert!(!reveal(&mut odd, Some(&stored)), "nothing is stored there");
+        assert!(!reveal(&mut odd, None));
+    }
+
+    #[test]
+    fn what_postgres_cannot_store_is_replaced() {
+        let value = serde_json::json!({"url": "a\u{0}", "headers": {"b\u{0}": ["c\u{0}", 1]}});
+        assert!(!crate::workflows::row::holds_nul(&storable_json(value).to_string()));
+        assert_eq!(storable("a\0b"), "a\u{fffd}b");
+    }
+
+    #[test]
     fn secrets_are_hidden_by_their_names_and_by_their_look_and_long_texts_are_cut() {
         let shown = body(r#"{"name":"Ann","api_key":"k","deep":[{"Password":"p"}],"x":"sb_secret_0123456789"}"#, 1000);
         assert_eq!(shown, r#"{"api_key":"(hidden)","deep":[{"Password":"(hidden)"}],"name":"Ann","x":"(hidden)"}"#);
         let token = "eyJhbGciOi.eyJyb2xlIjo.c2ln";
         assert_eq!(body(&format!("token={token}, bye"), 1000), "token=(hidden), bye");
         assert_eq!(body("größer", 3), "gr… (8 bytes in all)");
+        for (text, shown) in [
+            ("user=a&password=hunter2&x=1", "user=a&password=(hidden)&x=1"),
+            ("Authorization: Bearer abc.def\nx: y", "Authorization: (hidden)\nx: y"),
+            (r#"{"a":1,"api_key":"k\"k","b":"größ"#, r#"{"a":1,"api_key":(hidden),"b":"größ"#),
+            (r#"{"secret": "cut of"#, r#"{"secret": (hidden)"#),
+            ("password=", "password="),
+            ("no token here, and ünïcode", "no token here, and ünïcode"),
+        ] {
+            assert_eq!(body(text, 1000), shown, "{text}");
+        }
         let sent = BTreeMap::from([("Authorization".into(), "x".into()), ("x-plain".into(), "y".into())]);
         assert_eq!(headers(&sent)["Authorization"], HIDDEN);
         assert_eq!(headers(&sent)["x-plain"], "y");

@@ -36,10 +36,34 @@ pub fn plain(json: &str) -> String {
     serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned())
 }
 
-/// A row of the stream as JSON, and the columns that were too large for it. `only_key`: of an old row under the usual
-/// replica identity only the key's columns are known; the others are not null, they were not told.
-pub fn to_json(relation: &Relation, row: &Tuple, only_key: bool) -> (String, Vec<String>) {
-    let (mut out, mut left_out) = (String::with_capacity(row.size() * 2), Vec::new());
+/// A row of the stream as JSON.
+#[derive(Debug, Default)]
+pub struct Json {
+    /// As it is recorded.
+    pub kept: String,
+    /// The columns that were too large for that.
+    pub left_out: Vec<String>,
+    /// With them, where there are any: a workflow is decided by all of a row, whatever is kept of it.
+    whole: Option<String>,
+}
+
+impl Json {
+    pub fn whole(&self) -> &str {
+        self.whole.as_deref().unwrap_or(&self.kept)
+    }
+}
+
+/// `only_key`: of an old row under the usual replica identity only the key's columns are known; the others are not null,
+/// they were not told.
+pub fn to_json(relation: &Relation, row: &Tuple, only_key: bool) -> Json {
+    let (kept, left_out) = written(relation, row, only_key, (VALUE_BYTES, ROW_BYTES));
+    let whole = (!left_out.is_empty()).then(|| written(relation, row, only_key, (usize::MAX, usize::MAX)).0);
+    Json { kept, left_out, whole }
+}
+
+/// Within `(bytes of a value, bytes of the row)`; and the columns that do not fit.
+fn written(relation: &Relation, row: &Tuple, only_key: bool, most: (usize, usize)) -> (String, Vec<String>) {
+    let (mut out, mut left_out) = (String::with_capacity(row.size().min(most.1) * 2), Vec::new());
     out.push('{');
     for (column, cell) in relation.columns.iter().zip(row.cells()) {
         if only_key && !column.key {
@@ -48,7 +72,7 @@ pub fn to_json(relation: &Relation, row: &Tuple, only_key: bool) -> (String, Vec
         let value = match cell {
             Cell::Unchanged => continue,
             Cell::Null => "null".to_owned(),
-            Cell::Text(text) if text.len() > VALUE_BYTES || out.len() + text.len() > ROW_BYTES => {
+            Cell::Text(text) if text.len() > most.0 || out.len() + text.len() > most.1 => {
                 left_out.push(column.name.clone());
                 continue;
             }
@@ -206,7 +230,7 @@ mod tests {
     use super::*;
     use crate::types::{RelationColumn, TableName, TupleBuilder};
 
-    fn json(columns: &[(&str, u32, Cell<'_>)]) -> String {
+    fn json(columns: &[(&str, u32, Cell<'_>)]) -> Json {
         let named = |(name, type_oid, _): &(&str, u32, Cell<'_>)| RelationColumn {
             name: (*name).into(),
             key: *name == "id",
@@ -217,7 +241,7 @@ mod tests {
         let relation = Relation { oid: 1, name: TableName::new("public", "t"), identity: b'd', columns: columns_of };
         let mut row = TupleBuilder::new();
         columns.iter().for_each(|(_, _, cell)| row.push(*cell));
-        to_json(&relation, &row.finish(), false).0
+        to_json(&relation, &row.finish(), false)
     }
 
     #[test]
@@ -248,9 +272,10 @@ mod tests {
         let large = "x".repeat(VALUE_BYTES + 1);
         let columns =
             [("id", 23, Cell::Text(b"7")), ("body", 25, Cell::Unchanged), ("big", 25, Cell::Text(large.as_bytes()))];
-        let text = json(&columns);
-        assert_eq!(text, r#"{"id":7}"#);
-        let row = Row::parse(&text).unwrap();
+        let json = json(&columns);
+        assert_eq!((json.kept.as_str(), json.left_out), (r#"{"id":7}"#, vec!["big".to_owned()]));
+        let row = Row::parse(&json.kept).unwrap();
         assert_eq!((row.get("id"), row.get("body")), (Some("7"), None));
+        assert_eq!(json.whole, Some(format!(r#"{{"id":7,"big":"{large}"}}"#)), "what decides is whole");
     }
 }

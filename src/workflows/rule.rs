@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::action::{Action, WHEN};
 use super::change::Sides;
 use super::condition::{Condition, Field, Wrong};
+use super::redact;
 use super::row::holds_nul;
 use super::template::Name;
 use crate::ledger::workflows::Stored;
@@ -171,6 +172,8 @@ pub struct Known {
     pub full: bool,
     /// Columns of the replica identity.
     pub key: BTreeSet<String>,
+    /// The stream brings its changes.
+    pub published: bool,
 }
 
 /// Why a workflow on the source cannot do what it says, judged by the catalogs. `table` is `None` when there is none.
@@ -180,8 +183,12 @@ pub fn unfit(workflow: &Workflow, table: Option<&Known>) -> Option<Wrong> {
     }
     let name = &workflow.table;
     let Some(known) = table else {
-        return Some(Wrong::new("trigger_table", format!("the source has no table {name} that is replicated")));
+        return Some(Wrong::new("trigger_table", format!("the source has no table {name}")));
     };
+    if !known.published {
+        let cause = "is not replicated, so nothing tells of its changes: `lockstep tables` says why it is left out";
+        return Some(Wrong::new("trigger_table", format!("{name} {cause}")));
+    }
     for field in workflow.fields() {
         if !known.columns.contains(&field.column) {
             return Some(Wrong::new(field.name(), format!("{name} has no such column")));
@@ -225,12 +232,15 @@ impl Rules {
     }
 }
 
-/// A stored workflow as the API shows it: when and what apart.
+/// A stored workflow as the API shows it: when and what apart, and what is secret by its name hidden. Who may look may
+/// not act with the logins of workflows.
 pub fn view(stored: &Stored) -> Value {
     let empty = Map::new();
     let config = stored.action_config.as_ref().and_then(Value::as_object).unwrap_or(&empty);
     let action: Map<String, Value> =
         config.iter().filter(|(key, _)| !WHEN.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut action = Value::Object(action);
+    redact::action(&mut action);
     json!({
         "id": stored.id,
         "workflow_name": stored.workflow_name,
@@ -359,11 +369,13 @@ mod tests {
     #[test]
     fn what_the_catalogs_rule_out_is_said_with_its_remedy() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let known = Known { columns: set(&["id", "status"]), full: false, key: set(&["id"]) };
+        let known = Known { columns: set(&["id", "status"]), full: false, key: set(&["id"]), published: true };
         let watching = workflow(json!({"watched_columns": ["status"]})).unwrap();
         assert!(unfit(&watching, Some(&known)).unwrap().cause.contains("replica identity full"));
         assert_eq!(unfit(&watching, Some(&Known { full: true, ..known.clone() })), None);
         assert_eq!(unfit(&watching, None).unwrap().field, "trigger_table");
+        let left_out = Known { full: true, published: false, ..known.clone() };
+        assert_eq!(unfit(&watching, Some(&left_out)).unwrap().field, "trigger_table");
         let template = json!({"action_config": {"type": "notify", "channel": "c", "payload": "{{new.nobody}}"}});
         assert_eq!(unfit(&workflow(template).unwrap(), Some(&known)).unwrap().field, "new.nobody");
     }

@@ -20,6 +20,8 @@ use crate::types::{Change, Position, Receiver, Transaction};
 /// Transactions that wait for one record together, so that a busy table does not wait for a commit per transaction:
 /// as much as a batch or two, and no more runs than a few statements take.
 const HELD_BYTES: usize = 1 << 20;
+/// A transaction that leads to more is recorded in slices; a run has its id from its change, so that a slice that was
+/// recorded before a crash is there once.
 const HELD_RUNS: usize = 2_000;
 
 pub struct Tap {
@@ -47,30 +49,49 @@ enum State {
     Open,
     /// The workflows are read again before this transaction is looked at.
     Reading(oneshot::Receiver<()>, Transaction),
-    /// These wait for their record.
-    Recording(oneshot::Receiver<()>, VecDeque<Transaction>),
+    /// These wait for their record; of the last one there may be more to come.
+    Recording(oneshot::Receiver<()>, VecDeque<Transaction>, Option<Rest>),
 }
 
-/// Counts the changes of a transaction that travels in parts.
+/// What is to be looked at yet of a transaction that leads to many runs.
+struct Rest {
+    rules: Arc<Rules>,
+    part: Part,
+    /// The first of its changes that was not looked at.
+    from: usize,
+}
+
+/// Knows its way in a transaction that travels in parts.
 #[derive(Clone, Copy, Debug)]
 struct At {
     commit: u64,
     next: u64,
+    /// Its first part said that it is an echo.
+    echo: bool,
+}
+
+/// What a part does not say of itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Part {
+    /// The number of its first change within the transaction.
+    first: u64,
+    echo: bool,
 }
 
 impl At {
-    /// The number of the first change.
-    fn pass(&mut self, transaction: &Transaction) -> u64 {
-        let first = if self.commit == transaction.commit.0 { self.next } else { 0 };
-        *self = Self { commit: transaction.commit.0, next: first + transaction.changes.len() as u64 };
-        first
+    fn pass(&mut self, transaction: &Transaction) -> Part {
+        let known = self.commit == transaction.commit.0;
+        let first = if known { self.next } else { 0 };
+        let echo = (known && self.echo) || is_echo(transaction);
+        *self = Self { commit: transaction.commit.0, next: first + transaction.changes.len() as u64, echo };
+        Part { first, echo }
     }
 }
 
 impl Tap {
     /// `resume` is where the stream begins.
     pub fn new(queue: Receiver<Transaction>, link: Option<Link>, resume: Position) -> Self {
-        let at = At { commit: resume.major, next: resume.minor };
+        let at = At { commit: resume.major, next: resume.minor, echo: false };
         Self { queue, link, at, state: State::Open, ready: VecDeque::new(), next: None, held_bytes: 0 }
     }
 
@@ -80,16 +101,16 @@ impl Tap {
         if transaction.changes.iter().any(is_notice) {
             return self.read_again(transaction);
         }
-        let (first, runs) = (self.at.pass(&transaction), Vec::new());
+        let (part, mut runs) = (self.at.pass(&transaction), Vec::new());
         let rules = link.rules.borrow().clone();
         if rules.is_empty() {
             return Some(transaction);
         }
-        let runs = fired(&rules, &link.keys, &transaction, first, runs);
+        let rest = fired(&rules, &link.keys, &transaction, part, 0, &mut runs);
         if runs.is_empty() {
             return Some(transaction);
         }
-        self.hold(&rules, transaction, runs);
+        self.hold(rules, transaction, runs, rest);
         None
     }
 
@@ -104,11 +125,12 @@ impl Tap {
     }
 
     /// Has runs recorded, with those of the transactions that wait behind.
-    fn hold(&mut self, rules: &Rules, transaction: Transaction, mut runs: Vec<NewRun>) {
+    fn hold(&mut self, rules: Arc<Rules>, transaction: Transaction, mut runs: Vec<NewRun>, mut rest: Option<Rest>) {
         let Some(link) = &self.link else { return };
         self.held_bytes = transaction.bytes;
         let mut held = VecDeque::from([transaction]);
-        while self.held_bytes < HELD_BYTES
+        while rest.is_none()
+            && self.held_bytes < HELD_BYTES
             && runs.len() < HELD_RUNS
             && let Some(transaction) = self.queue.try_recv()
         {
@@ -116,14 +138,37 @@ impl Tap {
                 self.next = Some(transaction);
                 break;
             }
-            let first = self.at.pass(&transaction);
-            runs = fired(rules, &link.keys, &transaction, first, runs);
+            let part = self.at.pass(&transaction);
+            rest = fired(&rules, &link.keys, &transaction, part, 0, &mut runs);
             self.held_bytes += transaction.bytes;
             held.push_back(transaction);
         }
+        self.record(held, runs, rest);
+    }
+
+    fn record(&mut self, held: VecDeque<Transaction>, runs: Vec<NewRun>, rest: Option<Rest>) {
+        let Some(link) = &self.link else { return };
         let (reply, done) = oneshot::channel();
         let _ = link.asks.try_send(Asked::Record(runs, reply));
-        self.state = State::Recording(done, held);
+        self.state = State::Recording(done, held, rest);
+    }
+
+    /// The next slice of the last one that is held.
+    fn go_on(&mut self, held: VecDeque<Transaction>, rest: Rest) {
+        let mut runs = Vec::new();
+        let rest = match (&self.link, held.back()) {
+            (Some(link), Some(last)) => fired(&rest.rules, &link.keys, last, rest.part, rest.from, &mut runs),
+            _ => None,
+        };
+        match runs.is_empty() {
+            true => self.let_go(held),
+            false => self.record(held, runs, rest),
+        }
+    }
+
+    fn let_go(&mut self, held: VecDeque<Transaction>) {
+        self.ready.extend(held);
+        self.held_bytes = 0;
     }
 
     /// What was waited for has come.
@@ -132,19 +177,17 @@ impl Tap {
             State::Open => {}
             State::Reading(_, transaction) => {
                 // Its notice is dealt with; what else it holds is looked at now.
-                let (Some(link), first) = (&self.link, self.at.pass(&transaction)) else { return };
+                let (Some(link), part, mut runs) = (&self.link, self.at.pass(&transaction), Vec::new()) else { return };
                 let rules = link.rules.borrow().clone();
-                let runs = fired(&rules, &link.keys, &transaction, first, Vec::new());
+                let rest = fired(&rules, &link.keys, &transaction, part, 0, &mut runs);
                 self.held_bytes = 0;
                 match runs.is_empty() {
                     true => self.ready.push_back(transaction),
-                    false => self.hold(&rules, transaction, runs),
+                    false => self.hold(rules, transaction, runs, rest),
                 }
             }
-            State::Recording(_, held) => {
-                self.ready.extend(held);
-                self.held_bytes = 0;
-            }
+            State::Recording(_, held, Some(rest)) => self.go_on(held, rest),
+            State::Recording(_, held, None) => self.let_go(held),
         }
     }
 }
@@ -156,7 +199,7 @@ impl Feed for Tap {
                 return Some(transaction);
             }
             match &mut self.state {
-                State::Reading(done, _) | State::Recording(done, _) => match done.await {
+                State::Reading(done, _) | State::Recording(done, ..) => match done.await {
                     Ok(()) => self.release(),
                     // The recorder has ended, with a fault that ends the route.
                     Err(_) => std::future::pending().await,
@@ -202,20 +245,24 @@ fn is_echo(transaction: &Transaction) -> bool {
     matches!(transaction.changes.first(), Some(Change::Message { content }) if !content.starts_with(b"{"))
 }
 
-/// Adds the runs that a transaction leads to.
+/// Adds the runs that a transaction leads to, from this change on, until they are enough for a record; says what is left.
 fn fired(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     keys: &HashMap<u32, Vec<String>>,
     transaction: &Transaction,
-    first: u64,
-    mut runs: Vec<NewRun>,
-) -> Vec<NewRun> {
-    if is_echo(transaction) {
-        return runs;
+    part: Part,
+    from: usize,
+    runs: &mut Vec<NewRun>,
+) -> Option<Rest> {
+    if part.echo {
+        return None;
     }
     // Changes of one table mostly come together.
     let mut last: Option<(*const crate::types::Relation, Option<&[Arc<Workflow>]>)> = None;
-    for (index, change) in transaction.changes.iter().enumerate() {
+    for (index, change) in transaction.changes.iter().enumerate().skip(from) {
+        if runs.len() >= HELD_RUNS {
+            return Some(Rest { rules: rules.clone(), part, from: index });
+        }
         let Some((relation, event)) = subject(change) else { continue };
         let workflows = match last {
             Some((known, workflows)) if known == Arc::as_ptr(relation) => workflows,
@@ -236,7 +283,7 @@ fn fired(
             commit: transaction.commit.0,
             xid: transaction.xid,
             committed_at: transaction.committed_at,
-            index: first + index as u64,
+            index: part.first + index as u64,
         };
         for workflow in workflows.iter().filter(|workflow| workflow.event == event) {
             match run(workflow, &table, &seen, place) {
@@ -248,5 +295,9 @@ fn fired(
             }
         }
     }
-    runs
+    None
 }
+
+#[cfg(test)]
+#[path = "tap_tests.rs"]
+mod tests;

@@ -70,7 +70,27 @@ pub fn text(template: &str, facts: &Facts) -> Result<String, Wrong> {
 
 /// The same for a URL: what is filled in cannot leave its place in the path or the query.
 pub fn url(template: &str, facts: &Facts) -> Result<String, Wrong> {
-    fill(template, facts, |text| percent(&text))
+    let filled = fill(template, facts, |text| percent(&text))?;
+    // `.` and `..` alone are taken for directories, and nothing in them can be escaped.
+    match climbs(&filled) > climbs(template) {
+        true => Err(Wrong::new("a segment of the path", "becomes `.` or `..` with this row's values")),
+        false => Ok(filled),
+    }
+}
+
+/// Segments of a URL's path that a parser takes for directories.
+fn climbs(url: &str) -> usize {
+    let path = url.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase().replace("%2e", ".");
+    path.split(['/', '\\']).filter(|segment| matches!(*segment, "." | "..")).count()
+}
+
+/// A text with every name replaced by this value.
+pub fn sample(template: &str, value: &str) -> Result<String, Wrong> {
+    let text = |piece| match piece {
+        Piece::Text(text) => text,
+        Piece::Name(_) => value.to_owned(),
+    };
+    Ok(pieces(template)?.into_iter().map(text).collect())
 }
 
 /// A JSON value with the templates in its texts filled in. A text that is nothing but one name becomes that value.
@@ -222,6 +242,22 @@ mod tests {
     fn what_is_filled_into_a_url_stays_in_its_place() {
         let filled = url("https://x.example/{{new.name}}?id={{new.id}}", &facts()).unwrap();
         assert_eq!(filled, "https://x.example/Ann%20%22A%22%20%26%20Bo?id=7");
+        let with = |value: &str| Facts {
+            sides: Sides::parse(Some(&value!({ "x": value, "dot": "." }).to_string()), None).unwrap(),
+            ..facts()
+        };
+        for (template, value) in [
+            ("https://x.example/users/{{new.x}}/disable", ".."),
+            ("https://x.example/users/{{new.x}}", "."),
+            ("https://x.example/{{new.x}}{{new.dot}}/y", "."),
+            ("https://x.example/%2E{{new.x}}/y", "."),
+        ] {
+            assert!(url(template, &with(value)).is_err(), "{template} with {value}");
+        }
+        assert_eq!(
+            url("https://x.example/../v{{new.x}}?q={{new.x}}", &with("..")).unwrap(),
+            "https://x.example/../v..?q=.."
+        );
     }
 
     #[test]

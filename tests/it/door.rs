@@ -399,7 +399,8 @@ async fn crowds_and_dawdlers_leave_room_for_others() {
         let _ = stream.write_all(half).await; // one that finds no place is hung up on
         slow.push(stream);
     }
-    let alive = async || get(&rig, "/healthz", &[]).await.is_ok_and(|answer| answer.status() == 200);
+    let probe = async || get(&rig, "/healthz", &[]).await.is_ok_and(|answer| answer.status() == 200);
+    let alive = async || tokio::time::timeout(Duration::from_secs(2), probe()).await.unwrap_or(false);
     until("a probe gets through", alive).await;
     let mut said = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, slow[0].read_to_end(&mut said)).await.expect("the first is hung up on");

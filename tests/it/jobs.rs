@@ -169,7 +169,8 @@ async fn the_api_takes_commands_from_who_shows_the_token_and_not_from_another_pa
     assert_eq!(rig.terminate().await, Some(0));
     rig.start();
     let url = |path: &str| format!("http://127.0.0.1:{}{path}", rig.http);
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client =
+        reqwest::Client::builder().no_proxy().read_timeout(std::time::Duration::from_secs(30)).build().unwrap();
     let post = |path: &str| client.post(url(path)).bearer_auth("0123456789abcdef");
     until("it listens", async || post("/api/verify").body("{}x").send().await.is_ok()).await;
     assert_eq!(client.post(url("/api/verify")).send().await.unwrap().status(), 401);

@@ -254,10 +254,12 @@ impl Rig {
     }
 }
 
-/// Each request over a connection of its own: the service may have been killed since the last one.
+/// Each request over a connection of its own: the service may have been killed since the last one. A connection that is
+/// closed in the moment it was opened would be waited for without end.
 pub fn web_client() -> reqwest::Client {
     let none = reqwest::redirect::Policy::none();
-    reqwest::Client::builder().no_proxy().redirect(none).pool_max_idle_per_host(0).build().unwrap()
+    let builder = reqwest::Client::builder().no_proxy().redirect(none).read_timeout(Duration::from_secs(30));
+    builder.pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// The folder of another version's programs, as `make test-matrix` chooses it for one side.

@@ -112,6 +112,10 @@ async fn the_workflow_of_the_mission_calls_the_agents_api_and_the_answer_is_on_r
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &out["runs"][0]["id"]), (Some(0), &run["id"]));
     assert!(rig.metric("lockstep_workflow_tries_total{result=\"delivered\"}").await >= 1.0);
+    // Whatever instant somebody wrote into it, it is read.
+    rig.pair.source.execute("update supabase_sync_workflows set created_at = '-infinity'").await.unwrap();
+    rig.pair.source.execute("insert into agents (id, name) values (27, 'Cy')").await.unwrap();
+    delivered(&rig, 2).await;
     // What plain SQL changes stands in the time line.
     for (sql, line) in [
         ("update supabase_sync_workflows set enabled = false", "workflow Process New Agents: is off"),
@@ -132,7 +136,9 @@ async fn a_table_that_an_earlier_system_made_with_text_columns_is_adopted_and_wh
             ('w1', 'Greet', 'public.agents', 'insert', '{"type": "trigger_agent_task", "agent_id": "a", "action": "b"}', 't', 'x'),
             ('w2', 'Broken', 'agents', 'INSERT', '{not json', 'true', null),
             ('w3', 'Off', 'agents', 'INSERT', '{"type": "notify", "channel": "c"}', 'false', null),
-            ('w4', 'Nowhere', 'nothing', 'INSERT', '{"type": "notify", "channel": "c"}', 'true', null)"#;
+            ('w4', 'Nowhere', 'nothing', 'INSERT', '{"type": "notify", "channel": "c"}', 'true', null),
+            ('w5', 'Left out', 'notes', 'INSERT', '{"type": "notify", "channel": "c"}', 'true', null);
+        create table notes (body text)"#;
     rig.pair.source.execute(old).await.unwrap();
     streaming(&mut rig).await;
     rig.pair.source.execute("insert into agents (id, name) values (1, 'Ann')").await.unwrap();
@@ -146,8 +152,14 @@ async fn a_table_that_an_earlier_system_made_with_text_columns_is_adopted_and_wh
     assert_eq!(problem("w1"), "");
     assert!(problem("w2").contains("action_config"), "{}", problem("w2"));
     assert!(problem("w4").contains("no table public.nothing"), "{}", problem("w4"));
-    let draft = json!({"workflow_name": "New", "trigger_table": "agents", "trigger_event": "DELETE",
+    // Without a key it is not replicated, so nothing would ever tell of its changes.
+    assert!(problem("w5").contains("not replicated"), "{}", problem("w5"));
+    until("three are counted", async || rig.metric("lockstep_workflows_unfit").await == 3.0).await;
+    let mut draft = json!({"workflow_name": "New", "trigger_table": "notes", "trigger_event": "INSERT",
         "action_config": {"type": "notify", "channel": "c"}});
+    let (status, refusal) = ask(&rig, "POST", "/api/workflows", Some(draft.clone())).await;
+    assert_eq!((status, refusal["field"].as_str()), (400, Some("trigger_table")), "{refusal}");
+    (draft["trigger_table"], draft["trigger_event"]) = (json!("agents"), json!("DELETE"));
     let (status, made) = ask(&rig, "POST", "/api/workflows", Some(draft)).await;
     assert_eq!((status, made["enabled"].as_bool()), (201, Some(true)), "{made}");
     let id = made["id"].as_str().unwrap();
@@ -172,6 +184,13 @@ async fn conditions_watched_columns_and_templates_decide_and_a_missing_field_is_
             "body": {"text": "{{new.name}} was {{old.status}}", "id": "{{new.id}}"}}});
     let (status, made) = ask(&rig, "POST", "/api/workflows", Some(draft.clone())).await;
     assert_eq!(status, 201, "{made}");
+    // Who may look sees no login; what was shown can be sent back, and says what it said.
+    assert_eq!(made["action_config"]["headers"]["authorization"], "(hidden)");
+    let path = format!("/api/workflows/{}", made["id"].as_str().unwrap());
+    let (status, again) = ask(&rig, "PUT", &path, Some(made.clone())).await;
+    assert_eq!((status, &again["action_config"]), (200, &made["action_config"]), "{again}");
+    let (status, refusal) = ask(&rig, "POST", "/api/workflows", Some(made.clone())).await;
+    assert_eq!((status, refusal["field"].as_str()), (400, Some("action_config")), "{refusal}");
     // The other one asks for what a row does not tell.
     let odd = r#"insert into supabase_sync_workflows (workflow_name, trigger_table, trigger_event, action_config) values
         ('Odd', 'agents', 'DELETE', '{"type": "trigger_agent_task", "agent_id": "{{new.id}}", "action": "x"}')"#;
@@ -322,16 +341,66 @@ async fn a_notification_reaches_who_listens_and_a_deleted_workflow_leaves_no_run
     assert_eq!((&detail["request"]["method"], &detail["request"]["body"]), (&json!("NOTIFY"), &json!("Ann came")));
     // The type json keeps what jsonb refuses; a run that holds it is shown all the same.
     let id = sent["id"].as_str().unwrap();
-    let odd = format!("update lockstep.workflow_run set new_row = '{{\"j\": \"a\\u0000\"}}' where id = '{id}'");
+    let odd = format!("update lockstep.workflow_run set new_row = '{{\"name\": \"a\\u0000\"}}' where id = '{id}'");
     rig.pair.source.execute(&odd).await.unwrap();
     let (status, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{id}"), None).await;
-    assert_eq!((status, detail["new"]["j"].as_str()), (200, Some("a\0")), "{detail}");
-    until("the other is tried again", async || receiver.hits().len() > 2).await;
+    assert_eq!((status, detail["new"]["name"].as_str()), (200, Some("a\0")), "{detail}");
+    // Sent again it is no notification, and what became of it is on record; nobody else waits for it.
+    assert_eq!(ask(&rig, "POST", "/api/workflow-runs/replay", Some(json!({"ids": [id]}))).await.0, 200);
+    until("it is dead", async || runs(&rig, "state=dead").await.iter().any(|run| run["id"] == id)).await;
+    let (_, detail) = ask(&rig, "GET", &format!("/api/workflow-runs/{id}"), None).await;
+    assert_eq!(detail["request"]["body"], "a\u{fffd} came", "{detail}");
+    let tried = receiver.hits().len();
+    until("the other is tried again", async || receiver.hits().len() > tried + 2).await;
     rig.pair
         .source
         .execute("delete from supabase_sync_workflows where workflow_name = 'Process New Agents'")
         .await
         .unwrap();
-    until("its run is given up", async || runs(&rig, "state=dead").await.len() == 1).await;
-    assert_eq!(runs(&rig, "state=dead").await[0]["error"], "its workflow was deleted");
+    until("its run is given up", async || runs(&rig, "state=dead").await.len() == 2).await;
+    let dead = runs(&rig, "state=dead").await;
+    assert!(dead.iter().any(|run| run["error"] == "its workflow was deleted"), "{dead:?}");
+    // It waits for nobody; the other one does.
+    until("one is counted", async || rig.metric("lockstep_workflow_dead_letters").await == 1.0).await;
+
+    // Switched off in the instant in which it is taken: what was read a moment before says that it is on.
+    let off = "create function off() returns trigger language plpgsql as $$ begin
+            update supabase_sync_workflows set enabled = false; return new; end $$;
+        create trigger off before update on lockstep.workflow_run for each row
+            when (old.state = 'waiting' and new.state = 'delivering') execute function off()";
+    rig.pair.source.execute(off).await.unwrap();
+    receiver.mood(Mood::Answers(200));
+    rig.pair.source.execute(EXAMPLE).await.unwrap();
+    let tried = receiver.hits().len();
+    rig.pair.source.execute("insert into agents (id, name) values (2, 'Bo')").await.unwrap();
+    let on = "select count(*) from supabase_sync_workflows where enabled";
+    until("they are off", async || rig.pair.source.value(on).await.unwrap() == "0").await;
+    let back = "select count(*) from lockstep.workflow_run where state = 'waiting' and attempts = 0";
+    until("both wait", async || rig.pair.source.value(back).await.unwrap() == "2").await;
+    assert_eq!((receiver.hits().len(), runs(&rig, "state=delivered").await.len()), (tried, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workflows_that_cannot_be_read_stop_no_replication_and_act_once_they_can() {
+    let (mut rig, receiver) = rig(AGENTS).await;
+    let broken =
+        "create table kept (id text, workflow_name text, trigger_table text, trigger_event text, action_config text);
+        create view supabase_sync_workflows as select (1 / length(id))::text as id, workflow_name, trigger_table,
+            trigger_event, action_config from kept;
+        insert into kept values ('')";
+    rig.pair.source.execute(broken).await.unwrap();
+    streaming(&mut rig).await;
+    rig.pair.source.execute("insert into agents (id, name) values (1, 'Ann')").await.unwrap();
+    let target = &rig.pair.supabase.cluster;
+    until("it is replicated", async || target.value("select count(*) from agents").await.unwrap() == "1").await;
+    assert!(std::fs::read_to_string(rig.log()).unwrap().contains("division by zero"), "{}", rig.tail());
+    assert!(receiver.hits().is_empty());
+    let mended = r#"update kept set id = 'a', workflow_name = 'w', trigger_table = 'agents', trigger_event = 'UPDATE',
+        action_config = '{"type": "trigger_agent_task", "agent_id": "a", "action": "b"}'"#;
+    rig.pair.source.execute(mended).await.unwrap();
+    until("it acts", async || {
+        rig.pair.source.execute("update agents set status = status || 'x'").await.unwrap();
+        !receiver.hits().is_empty()
+    })
+    .await;
 }

@@ -93,7 +93,8 @@ impl Prometheus {
             .spawn()
             .unwrap();
         let url = format!("http://127.0.0.1:{}", port.number());
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http =
+            reqwest::Client::builder().no_proxy().read_timeout(std::time::Duration::from_secs(30)).build().unwrap();
         until("Prometheus is ready", async || {
             http.get(format!("{url}/-/ready")).send().await.is_ok_and(|answer| answer.status().is_success())
         })
