@@ -25,7 +25,7 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
         rest::Client::new(&rest::Settings { url, key, ca_pem: None, timeout: Duration::from_secs(65) }).unwrap();
     reconcile::Settings {
         reading: reconcile::Reading::Digests,
-        marks: reconcile::Marks::Wal,
+        marks: marks(rig),
         url: Url::parse(&rig.pair.source.url("postgres")).unwrap(),
         target,
         route: "to_supabase".into(),
@@ -34,6 +34,10 @@ pub async fn settings(rig: &Rig) -> reconcile::Settings {
         listed: 10_000,
         keep_surplus: false,
     }
+}
+
+fn marks(rig: &Rig) -> reconcile::Marks {
+    if rig.by_journal() { reconcile::Marks::Journal } else { reconcile::Marks::Wal }
 }
 
 pub async fn tables(rig: &Rig) -> Vec<Table> {
@@ -77,13 +81,19 @@ impl Route {
         let (rereads, wanted) = mpsc::channel(1);
         let (events, mut happened) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
-        let inlet = Inlet::new(run, ranges, reached, reconcile::Marks::Wal);
+        let inlet = Inlet::new(run, ranges, reached, settings.marks);
         let mut parts = JoinSet::new();
-        let reading = capture::Settings::new(settings.url.clone());
         let progress = watch::Sender::new(capture::Progress::default());
+        let (by_journal, url) = (rig.by_journal(), settings.url.clone());
         parts.spawn(async move {
-            // The slot may still be held by the walsender of the one that was killed.
-            let end = capture::run(&reading, checkpoint, changes, confirmable, stopping, progress).await;
+            let end = if by_journal {
+                let held_up = watch::Sender::new(None);
+                let watches = capture::journal::Watches { checkpoint: confirmable, stop: stopping, progress, held_up };
+                capture::journal::run(&capture::journal::Settings::new(url), checkpoint, changes, watches).await
+            } else {
+                let reading = capture::Settings::new(url);
+                capture::run(&reading, checkpoint, changes, confirmable, stopping, progress).await
+            };
             panic!("capture ended: {end:?}");
         });
         let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
@@ -148,10 +158,12 @@ impl Route {
     }
 }
 
-/// Waits until the slot is free again, after a kill.
+/// Waits until the slot, or the journal, is free again after a kill: a walsender or a session may still hold it.
 pub async fn slot_is_free(rig: &Rig) {
     super::rig::until("the slot is free", async || {
-        rig.pair.source.value("select count(*) from pg_replication_slots where active").await.unwrap() == "0"
+        let held = "select (select count(*) from pg_replication_slots where active) + (select count(*) from pg_locks \
+                    where locktype = 'advisory' and granted and classid = hashtext('lockstep journal')::oid)";
+        rig.pair.source.value(held).await.unwrap() == "0"
     })
     .await;
 }

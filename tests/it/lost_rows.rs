@@ -3,7 +3,7 @@
 
 use lockstep::lab::{Owner, PairOptions, SupabaseOptions};
 
-use super::rig::{Rig, public, until};
+use super::rig::{Rig, public, says_nothing_of_a_journal, until};
 
 const TABLES: &str = "create table item (id int primary key, n int, body text);
     alter table item alter body set storage external;
@@ -64,6 +64,9 @@ async fn in_strict_too_rows_that_were_deleted_by_hand_are_completed_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_rows_that_are_more_than_memory_should_hold_have_their_table_compared_instead() {
+    if says_nothing_of_a_journal("its lines are whole rows: none is read again") {
+        return;
+    }
     let settings = "[apply]\nwhole_bytes = \"1 MiB\"\nmax_batch_bytes = \"256 KiB\"\n";
     let mut rig = streaming(settings, &[], TABLES, FILL).await;
     rig.pair.supabase.execute("truncate item").await.unwrap();
@@ -175,6 +178,9 @@ async fn a_row_is_read_again_by_a_key_whose_type_an_extension_brought() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_read_again_while_its_table_is_rewritten_is_not_taken_for_gone() {
+    if says_nothing_of_a_journal("its lines are whole rows: none is read again") {
+        return;
+    }
     let mut rig =
         streaming("", &[], TABLES, "insert into item select i, i, repeat('x', 5000) from generate_series(1, 9) i")
             .await;

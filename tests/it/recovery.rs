@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lockstep::lab::{Cluster, Stop};
 
-use super::rig::{Rig, public, until};
+use super::rig::{Rig, public, says_nothing_of_a_journal, until};
 
 const TABLES: &str = "create table ledger (id int primary key, body text);
     create table other (id int primary key, n int)";
@@ -116,6 +116,9 @@ async fn rows_that_a_promoted_standby_never_had_leave_the_target_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_whose_wal_was_removed_while_supabase_was_away_is_made_anew_and_the_gap_is_repaired() {
+    if says_nothing_of_a_journal("it has no slot") {
+        return;
+    }
     let mut rig = streaming().await;
     for sql in ["alter system set max_slot_wal_keep_size = '16MB'", "select pg_reload_conf()"] {
         rig.pair.source.execute(sql).await.unwrap();
@@ -142,6 +145,9 @@ async fn a_slot_whose_wal_was_removed_while_supabase_was_away_is_made_anew_and_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_was_dropped_and_a_slot_that_was_dropped_come_back_without_a_person() {
+    if says_nothing_of_a_journal("it has neither publication nor slot") {
+        return;
+    }
     let mut rig = streaming().await;
     rig.pair.source.execute("drop publication lockstep").await.unwrap();
     change(&rig).await;
@@ -163,6 +169,9 @@ async fn altered_for_a_moment(rig: &Rig, first: &str, then: &str, change: &str) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_was_altered_for_a_moment_has_its_tables_compared() {
+    if says_nothing_of_a_journal("it has no publication") {
+        return;
+    }
     let mut rig = streaming().await;
     let tables = public(&["ledger", "other"]);
     let less = "alter publication lockstep set (publish = 'insert')";

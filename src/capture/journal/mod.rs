@@ -90,7 +90,7 @@ pub async fn run(
     let pruning = prune::run(&settings.url, watches.checkpoint.clone());
     let reading = read::Reader::new(settings, &client, bell, resume, watches).run(out);
     tokio::try_join!(reading, pruning)?;
-    tracing::info!("capture ends");
+    tracing::info!("capture ends its stream");
     Ok(())
 }
 
