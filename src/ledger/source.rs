@@ -210,13 +210,13 @@ fn memory(name: &str, role: &Role, state: Option<&TableName>) -> Vec<String> {
     statements
 }
 
-/// Looks at what is there.
 /// Whether the source can have a logical slot at all.
 pub async fn allows_a_slot(client: &Client) -> Result<bool, Fault> {
     let row = client.query_one("select current_setting('wal_level') = 'logical'", &[]).await;
     Ok(row.map_err(|error| fault(&error))?.get(0))
 }
 
+/// Looks at what is there.
 pub async fn look(client: &Client, wanted: &Wanted) -> Result<Found, Fault> {
     read(client, wanted).await.map_err(|error| fault(&error))
 }
