@@ -25,8 +25,8 @@ pub async fn compare(
     }
     let wanted = names.iter().map(|name| find(&tables, name)).collect::<Result<Vec<_>, _>>()?;
     let target = preflight::client(settings)?;
-    let way = way::choose(settings, &source, &target).await?;
     let kind = capturing::choose(settings, &source).await?;
+    let way = way::choose(settings, kind, &source, &target).await?;
     let reconciling = preflight::reconciling(settings, url, target, way, kind);
     let job = Job { tables: wanted, repair: false, why: "asked for".into() };
     reconcile::run(&reconciling, &tables, &job, None, progress).await

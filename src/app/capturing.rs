@@ -6,7 +6,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::recovery::{Broken, Facts, SlotFacts};
-use super::way::{Desk, Way};
+use super::way::Desk;
 use crate::capture::slot::{self, publication};
 use crate::config::{Capture, Settings};
 use crate::ledger::journal;
@@ -82,15 +82,12 @@ pub fn tell(settings: &Settings, kind: Kind) {
     }
 }
 
-/// The journal keeps the checkpoint in the target only.
-pub fn fits(kind: Kind, way: Way) -> Result<(), Fault> {
-    match (kind, way) {
-        (Kind::Journal, Way::Tables) => Err(Fault::stop(
-            "capture by journal needs our SQL in Supabase, where the checkpoint is kept, and it is not installed",
-            remedy::INSTALL,
-        )),
-        _ => Ok(()),
-    }
+/// The journal keeps its checkpoint in the target only.
+pub fn needs_our_sql() -> Fault {
+    Fault::stop(
+        "capture by journal needs our SQL in Supabase, where its checkpoint is kept: apply.way = \"tables\" does without",
+        format!("{}, and let apply.way be \"auto\" or \"rpc\"", remedy::INSTALL),
+    )
 }
 
 /// Whether the journal can go on from the checkpoint: as `recovery::judge` has it of a slot.

@@ -122,10 +122,9 @@ async fn look(
     let read_at = progress::wal_end(&source).await?;
     let tables = preflight::tables(&source, settings).await?;
     let greeting = Greeting::new(ROUTE);
-    let way = way::choose(settings, &source, &target).await?;
     let kind = capturing::choose(settings, &source).await?;
+    let way = way::choose(settings, kind, &source, &target).await?;
     capturing::tell(settings, kind);
-    capturing::fits(kind, way)?;
     let desk = Desk { way, kind, settings, source: &source, target: &target };
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let mut found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;

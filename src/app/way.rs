@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::capturing::Kind;
+use super::capturing::{self, Kind};
 use super::judge::{Finding, few};
 use super::preflight::{self, Greeting, Hello};
 use super::route::ROUTE;
@@ -32,11 +32,14 @@ impl Way {
 }
 
 /// The way that the settings name; `auto`: by `rpc` where our SQL is installed.
-pub async fn choose(settings: &Settings, source: &Client, target: &rest::Client) -> Result<Way, Fault> {
+pub async fn choose(settings: &Settings, kind: Kind, source: &Client, target: &rest::Client) -> Result<Way, Fault> {
     let way = match settings.apply.way {
         config::Way::Rpc => Way::Rpc,
+        config::Way::Tables if kind == Kind::Journal => return Err(capturing::needs_our_sql()),
         config::Way::Tables => Way::Tables,
         config::Way::Auto if installed(target).await? => Way::Rpc,
+        // What the journal brings has its checkpoint there.
+        config::Way::Auto if kind == Kind::Journal => return Err(preflight::not_installed()),
         // A schema cache that is stale for a minute must not turn "exactly once" into "at least once".
         config::Way::Auto if progress::elsewhere(source, ROUTE, &settings.source.slot).await? => {
             return Err(preflight::not_installed());

@@ -21,6 +21,7 @@ mod identities;
 mod in_process;
 mod jobs;
 mod journal;
+mod journal_edges;
 mod journal_odd;
 mod journal_statements;
 mod large;
