@@ -39,7 +39,8 @@ test-matrix: servers ## The engine's tests on PostgreSQL 14 to 18, and a table o
 
 test-journal: tools ## The engine's tests with changes captured by triggers instead of a slot (not part of `test`)
 	@LOCKSTEP_TEST_CAPTURE=journal cargo nextest run --locked --no-fail-fast --test it \
-	  -E 'test(/^(every_change|exactly_once|chaos|copy|large|values|shapes|identities|random_schemas|reconcile)::/)' $(ARGS)
+	  -E 'test(/^(journal.*|bad_.*|chaos|copy|every_change|exactly_once|identities|jobs|large|life|lost_rows|park|quick)::/)' \
+	  -E 'test(/^(random_schemas|reconcile|reconcile_odd|recovery|replay|shapes|state|table_life|values|workflows.*|younger)::/)' $(ARGS)
 
 test-large: servers ## The largest things: 3,000,000 rows in a transaction, a row of 100 MB, 10,000 tables, 1,600 columns
 	@cargo test --locked --test it -- --ignored --nocapture --test-threads 1 largest::
