@@ -50,6 +50,7 @@ pub async fn listen(url: &Url, application: &str, bell: Arc<Notify>) -> Result<C
         loop {
             match std::future::poll_fn(|context| connection.poll_message(context)).await {
                 Some(Ok(AsyncMessage::Notification(_))) => bell.notify_one(),
+                Some(Ok(AsyncMessage::Notice(notice))) => tracing::info!("{}: {}", notice.severity(), notice.message()),
                 Some(Ok(_)) => {}
                 // Whoever waits for an answer gets its own error; this is for the log only.
                 Some(Err(error)) => {

@@ -81,3 +81,15 @@ async fn the_demo_is_in_step_with_nothing_of_ours_installed_too() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.matches("   equal").count(), 12, "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_is_in_step_by_triggers_too() {
+    let temp = Temp::new("demo").unwrap();
+    let dir = temp.path().join("here");
+    let args = ["demo", "--dir", dir.to_str().unwrap(), "--capture", "journal", "--exit-when-synced"];
+    let (code, said) = ends(&mut lockstep(temp.path(), &args)).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.matches("   equal").count(), 12, "{said}");
+    let log = std::fs::read_to_string(dir.join("lockstep.log")).unwrap();
+    assert!(log.contains("capture reads the journal"), "{log}");
+}
