@@ -118,7 +118,7 @@ async fn keys_that_change_take_along_what_refers_to_them_where_foreign_keys_act(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_has_grown_without_a_reader_is_read_in_little_memory_and_gives_its_space_back() {
     let rows = std::env::var("LOCKSTEP_TEST_JOURNAL_ROWS").ok().and_then(|rows| rows.parse().ok());
-    let rows: u64 = rows.unwrap_or(100_000);
+    let rows: u64 = rows.unwrap_or(30_000);
     let mut rig = streaming(TABLES).await;
     source(&rig, "insert into a select i, '' from generate_series(1, 1000) i").await;
     rig.settled().await;
