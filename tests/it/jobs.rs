@@ -53,6 +53,7 @@ async fn verify_and_sync_say_what_differs_repair_it_and_leave_a_history() {
     until("the sync state says so", async || rig.pair.source.value(state).await.unwrap() == differs).await;
     rig.kill9().await;
     rig.start();
+    rig.streams().await; // what it said before the kill still stands there
     until("the other one is completed", async || {
         rig.pair.source.value("select sync_status from supabase_sync_state where table_name = 'tasks'").await.unwrap()
             == "completed"
