@@ -36,6 +36,8 @@ pub struct Report<'a> {
     silence: Option<String>,
     counted: (Instant, u64),
     rows: u64,
+    /// A table's state is not in the metrics yet. Of ten thousand tables that is much work, so it is done once for many.
+    stale: bool,
 }
 
 impl<'a> Report<'a> {
@@ -73,7 +75,7 @@ impl<'a> Report<'a> {
         metrics::get().route_starts.inc();
         let (lateness, touched) = (Lateness::default(), Vec::new());
         let (trouble, silence) = (None, None);
-        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0 };
+        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0, stale: false };
         report.count_tables();
         report
     }
@@ -174,7 +176,7 @@ impl<'a> Report<'a> {
         let label = metrics.table(&name);
         metrics.copied_rows.with_label_values(&[label]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[label]).set(estimated as i64);
-        self.count_tables();
+        self.stale = true;
     }
 
     /// What is parked now.
@@ -261,6 +263,9 @@ impl<'a> Report<'a> {
             None if self.next.tables.iter().any(copying) => State::Copying,
             None => State::Streaming,
         };
+        if std::mem::take(&mut self.stale) {
+            self.count_tables();
+        }
         self.next.updated_at = Timestamp::now();
         self.status.send_replace(self.next.clone());
     }
