@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs deploy-check grafana-check boards \
+.PHONY: help demo test test-matrix test-large test-api soak bench pictures lint fmt docs deb deploy-check grafana-check boards \
   servers tools rust postgres postgrest prometheus faketime browser chromium npm
 
 POSTGREST_VERSION := 12.0.2
@@ -73,6 +73,13 @@ fmt: rust ## Format the code
 
 docs: tools ## Write the pages that are made: of metrics, of settings
 	@LOCKSTEP_WRITE_DOCS=1 cargo test --locked --quiet --test observe pages::
+
+CARGO_DEB_VERSION := 3.8.0
+
+deb: rust ## A Debian package with program, settings and systemd unit
+	@command -v cargo-deb >/dev/null || { echo "Installing cargo-deb $(CARGO_DEB_VERSION)"; \
+	  cargo install --quiet --locked cargo-deb --version $(CARGO_DEB_VERSION); }
+	@cargo deb --locked $(ARGS)
 
 deploy-check: ## Dockerfile, compose file, systemd unit, Kubernetes files: linted, validated, scored
 	@tests/deploy/check

@@ -150,8 +150,9 @@ impl Guard {
         if !method.is_safe() && site.is_some_and(|site| site != b"same-origin" && site != b"none") {
             return Err(Refusal::Origin);
         }
-        // Only where nothing else is asked for: behind a token, a proxy on this host passes its own name on.
-        if self.loopback && self.operate.is_none() && !text(header::HOST).is_some_and(names_this_host) {
+        // By any name only behind a token: a proxy on this host passes its own name on.
+        let by_name = |host| self.operate.is_some() || names_this_host(host);
+        if self.loopback && !text(header::HOST).is_some_and(by_name) {
             return Err(Refusal::Host);
         }
         Ok(())
@@ -280,6 +281,16 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     answer
+}
+
+/// Whose tries are counted: behind a proxy on this host, the address that the proxy saw. Of a list its own is the last.
+pub(super) async fn visitor(State(shared): State<Arc<Shared>>, mut request: Request) -> Request {
+    let all = request.headers().get_all("x-forwarded-for").iter().next_back();
+    let last = all.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
+    if let Some(visitor) = last.filter(|_| shared.guard.behind_tls && peer(request.extensions()).is_loopback()) {
+        request.extensions_mut().insert(Peer(visitor));
+    }
+    request
 }
 
 pub(super) fn peer(extensions: &axum::http::Extensions) -> IpAddr {

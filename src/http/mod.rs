@@ -150,7 +150,9 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
     let guard = guard::Guard::new(&window.access, local.ip().is_loopback());
     // Each live view costs a connection and a rendering of the status twice a second; nobody has 32 screens.
     let live = Arc::new(Semaphore::new(32));
-    let gate = webhook::Gate::new(window.webhook.clone(), local.ip().is_loopback());
+    // Behind TLS the world comes in by this host.
+    let own = local.ip().is_loopback() && !window.access.behind_tls;
+    let gate = webhook::Gate::new(window.webhook.clone(), own);
     let shared = Arc::new(Shared { window, guard, shutdown, live, body_time, gate });
     Router::new()
         .route("/", get(assets::document))
@@ -183,6 +185,7 @@ fn router(window: Window, local: SocketAddr, body_time: Duration, shutdown: watc
         // The guard has read the body, within its limits.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(shared.clone(), guard::admit))
+        .layer(middleware::map_request_with_state(shared.clone(), guard::visitor))
         // It has a secret and limits of its own, and no session.
         .route(webhook::PATH, post(webhook::receive).layer(DefaultBodyLimit::disable()))
         .with_state(shared)

@@ -24,11 +24,16 @@ fn streaming() -> Status {
 }
 
 async fn open(status: Status, token: Option<&str>) -> Open {
+    open_to(status, token, false).await
+}
+
+async fn open_to(status: Status, token: Option<&str>, behind_tls: bool) -> Open {
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (publish, status) = watch::channel(status);
     let (stop, shutdown) = watch::channel(false);
-    let window = Window::to_look_at(status, token.map(Into::into), Duration::from_secs(10));
+    let mut window = Window::to_look_at(status, token.map(Into::into), Duration::from_secs(10));
+    window.access.behind_tls = behind_tls;
     let served = tokio::spawn(serve(listener, window, shutdown));
     Open { base, publish, stop, served }
 }
@@ -193,5 +198,26 @@ async fn who_reads_nothing_of_the_answers_makes_room_for_others() {
     while client().get(&url).send().await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "no room though it was hung up on");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn of_the_visitors_of_a_proxy_on_this_host_one_who_guesses_keeps_out_himself() {
+    const TOKEN: &str = "0123456789abcdef";
+    for behind_tls in [true, false] {
+        let open = open_to(streaming(), Some(TOKEN), behind_tls).await;
+        let ask = async |token: &str, visitor: &str| {
+            let asked = client().get(format!("{}/metrics", open.base)).bearer_auth(token);
+            asked.header("x-forwarded-for", visitor).send().await.unwrap().status().as_u16()
+        };
+        // What a visitor says of itself stands before what the proxy adds.
+        for n in 0..8 {
+            ask("a wrong one, of 24 bytes", &format!("10.0.0.{n}, 192.0.2.1")).await;
+        }
+        assert_eq!(ask(TOKEN, "192.0.2.1").await, 429);
+        assert_eq!(ask(TOKEN, "192.0.2.2").await, if behind_tls { 200 } else { 429 });
+        // A webhook without a secret may come from this host, but the world comes by the proxy.
+        let webhook = client().post(format!("{}/webhooks/supabase", open.base)).body("{}").send().await.unwrap();
+        assert_eq!(webhook.status() == 403, behind_tls, "{}", webhook.status());
     }
 }

@@ -30,7 +30,7 @@ const DELIVERY: [&str; 2] = ["webhook-id", "x-lockstep-delivery"];
 pub(super) struct Gate {
     /// As they are now: a secret that was changed counts from the next webhook on.
     settings: watch::Receiver<Webhook>,
-    loopback: bool,
+    own: bool,
     pace: Mutex<Pace>,
 }
 
@@ -60,9 +60,10 @@ enum Refused {
 }
 
 impl Gate {
-    pub(super) fn new(settings: watch::Receiver<Webhook>, loopback: bool) -> Self {
+    /// `own`: only this host can call, so it need not show a secret.
+    pub(super) fn new(settings: watch::Receiver<Webhook>, own: bool) -> Self {
         let tokens = f64::from(settings.borrow().per_second);
-        Self { settings, loopback, pace: Mutex::new(Pace { tokens, at: Instant::now() }) }
+        Self { settings, own, pace: Mutex::new(Pace { tokens, at: Instant::now() }) }
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
@@ -80,7 +81,7 @@ impl Gate {
             // A browser says where a page is from, and a name that leads here from elsewhere shows in the host; what a
             // proxy on this host forwards is not of this host.
             None => {
-                let own = self.loopback
+                let own = self.own
                     && text("host").is_some_and(names_this_host)
                     && !headers.contains_key(header::ORIGIN)
                     && !headers.contains_key("x-forwarded-for")
@@ -107,7 +108,8 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
             return closing(say(StatusCode::UNAUTHORIZED, &say_it));
         }
         Err(Refused::Closed) => {
-            let say_it = "no secret is set, so only this host may call: set LOCKSTEP_WEBHOOK_SECRET";
+            let say_it =
+                "no secret is set, so only this host may call, and not through a proxy: set LOCKSTEP_WEBHOOK_SECRET";
             return closing(say(StatusCode::FORBIDDEN, say_it));
         }
     }

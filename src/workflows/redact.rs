@@ -25,7 +25,7 @@ fn is_secret(name: &str) -> bool {
     ]
     .iter()
     .any(|word| name.contains(word))
-        || name == "pwd"
+        || ["pwd", "sig"].contains(&name.as_str())
 }
 
 /// A body: of JSON the values of secret names, of anything else the words that are keys by their look.
@@ -42,13 +42,14 @@ pub fn body(text: &str, most: usize) -> String {
 
 /// What a workflow does, for who may only look: also without the secrets of its address.
 pub fn action(action: &mut Value) {
+    let url = action.get("url").and_then(Value::as_str).map(address);
     hide(action);
-    if let Some(Value::String(url)) = action.get_mut("url") {
-        *url = words(url);
+    if let Some(url) = url {
+        action["url"] = url.into();
     }
 }
 
-/// Of every secret name the value, however deep.
+/// Of every secret name the value, however deep, and what looks like a secret in texts.
 pub fn hide(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -59,6 +60,7 @@ pub fn hide(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(hide),
         Value::String(text) if looks_like_a_key(text) => *text = HIDDEN.into(),
+        Value::String(text) => *text = words(text),
         _ => {}
     }
 }
@@ -71,15 +73,41 @@ pub fn headers(headers: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     headers.iter().map(shown).collect()
 }
 
-/// Values of secret names in the query.
 pub fn url(url: &Url) -> String {
-    let mut shown = url.clone();
-    if url.query_pairs().any(|(name, _)| is_secret(&name)) {
-        shown.query_pairs_mut().clear().extend_pairs(
-            url.query_pairs().map(|(name, value)| if is_secret(&name) { (name, HIDDEN.into()) } else { (name, value) }),
-        );
-    }
-    shown.into()
+    address(url.as_str())
+}
+
+/// An address, or the template of one, without a login, values of secret names in the query, and what looks made by
+/// chance: who knows such a path may call it.
+fn address(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return words(text) };
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, behind) = rest.split_at(host);
+    let host = host.rsplit_once('@').map_or(host.to_owned(), |(_, host)| format!("{HIDDEN}@{host}"));
+    let part = |part: &str| match part.split_once('=') {
+        Some((name, value)) if hides(name, value) => format!("{name}={HIDDEN}"),
+        None if by_chance(part) => HIDDEN.into(),
+        _ => part.to_owned(),
+    };
+    let ends = |c: char| matches!(c, '/' | '?' | '&' | '#');
+    let behind = behind.split_inclusive(ends).map(|with_end| {
+        let bare = with_end.trim_end_matches(ends);
+        part(bare) + &with_end[bare.len()..]
+    });
+    format!("{scheme}://{host}{}", behind.collect::<String>())
+}
+
+fn hides(name: &str, value: &str) -> bool {
+    let value_is_secret = looks_like_a_key(value) || by_chance(value);
+    !value.is_empty() && !value.starts_with("{{") && (is_secret(name) || name == "key" || value_is_secret)
+}
+
+/// Letters and digits without a meaning, as services put them into addresses. A UUID is the name of a row.
+fn by_chance(text: &str) -> bool {
+    let has = |kind: fn(&char) -> bool| text.chars().any(|c| kind(&c));
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '~' | '%'));
+    let of_a_row = text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+    text.len() >= 20 && plain && !of_a_row && has(char::is_ascii_digit) && has(char::is_ascii_alphabetic)
 }
 
 /// It says where the secret comes from, and not what it is.
@@ -90,19 +118,12 @@ fn is_template(value: &Value) -> bool {
 /// Of a draft in which a hidden value came back as it was shown: the value that is stored there. `false`: there is none.
 pub fn reveal(draft: &mut Value, stored: Option<&Value>) -> bool {
     match draft {
-        Value::String(text) if text == HIDDEN => match stored {
-            Some(known) if !known.is_null() => {
+        Value::String(text) if text.contains(HIDDEN) => match stored {
+            Some(known) if !known.is_null() && is_shown_as(known, text) => {
                 *draft = known.clone();
                 true
             }
-            _ => false,
-        },
-        Value::String(text) if text.contains("=(hidden)") => match stored.and_then(Value::as_str) {
-            Some(known) if words(known) == *text => {
-                *draft = known.into();
-                true
-            }
-            _ => false,
+            _ => text != HIDDEN && !text.contains("://") && !text.contains("=(hidden)"),
         },
         Value::Object(map) => {
             map.iter_mut().all(|(name, value)| reveal(value, stored.and_then(|known| known.get(name))))
@@ -112,6 +133,10 @@ pub fn reveal(draft: &mut Value, stored: Option<&Value>) -> bool {
         }
         _ => true,
     }
+}
+
+fn is_shown_as(known: &Value, shown: &str) -> bool {
+    shown == HIDDEN || known.as_str().is_some_and(|known| address(known) == shown || words(known) == shown)
 }
 
 /// As a text that Postgres stores.
@@ -139,10 +164,10 @@ fn words(text: &str) -> String {
         let end = rest.find(|c| !of_name(c)).unwrap_or(rest.len());
         let (name, behind) = rest.split_at(end);
         out += name;
-        rest = match assigned(behind).filter(|_| is_secret(name)) {
+        rest = match is_secret(name).then(|| assigned(behind)).flatten() {
             Some((between, value, behind)) => {
                 out += between;
-                out += if value.is_empty() { "" } else { HIDDEN };
+                out += if value.is_empty() || value.starts_with("{{") { value } else { HIDDEN };
                 behind
             }
             None => behind,
@@ -263,6 +288,8 @@ mod tests {
             (r#"{"secret": "cut of"#, r#"{"secret": (hidden)"#),
             ("password=", "password="),
             ("no token here, and ünïcode", "no token here, and ünïcode"),
+            (r#"{"message":"password=hunter2"}"#, r#"{"message":"password=(hidden)"}"#),
+            (r#""token={{new.token}}&token=x""#, r#""token={{new.token}}&token=(hidden)""#),
         ] {
             assert_eq!(body(text, 1000), shown, "{text}");
         }
@@ -271,5 +298,41 @@ mod tests {
         assert_eq!(headers(&sent)["x-plain"], "y");
         let shown = url(&Url::parse("https://h/p?a=1&token=t").unwrap());
         assert!(shown.contains("a=1") && !shown.contains("token=t"), "{shown}");
+    }
+
+    #[test]
+    fn of_addresses_logins_keys_and_paths_made_by_chance_are_hidden_and_come_back() {
+        for (stored, expected) in [
+            (
+                "https://a.example/services/T01/B02/abcdefgh12345678ijklmnop",
+                "https://a.example/services/T01/B02/(hidden)",
+            ),
+            ("https://b.example/bot123456:AAbbCCddEEffGG0011223344/send?x=1", "https://b.example/(hidden)/send?x=1"),
+            ("https://me:pw@c.example/p?sig=abc&a=b#f", "https://(hidden)@c.example/p?sig=(hidden)&a=b#f"),
+            ("https://token-service:8080/x?key=1", "https://token-service:8080/x?key=(hidden)"),
+            ("https://d.example/{{new.id}}?token={{new.t}}", "https://d.example/{{new.id}}?token={{new.t}}"),
+            (
+                "https://e.example/rows/6f9619ff-8b86-d011-b42d-00c04fc964ff/a-long-path-of-plain-words",
+                "https://e.example/rows/6f9619ff-8b86-d011-b42d-00c04fc964ff/a-long-path-of-plain-words",
+            ),
+        ] {
+            let stored = serde_json::json!({"type": "webhook", "url": stored});
+            let mut shown = stored.clone();
+            action(&mut shown);
+            assert_eq!(shown["url"], expected);
+            assert!(reveal(&mut shown, Some(&stored)));
+            assert_eq!(shown, stored);
+            let mut other = serde_json::json!({"url": format!("{expected}(hidden)")});
+            assert!(!reveal(&mut other, Some(&stored)), "it stands for nothing that is stored");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_made_to_be_slow_is_read_once() {
+        // Read again from each word, this would be 10^11 steps.
+        let text = "a:".repeat(500_000);
+        assert_eq!(body(&text, usize::MAX), text);
+        let text = "token:".repeat(200_000);
+        assert_eq!(body(&text, usize::MAX), format!("token:{HIDDEN}"));
     }
 }

@@ -70,7 +70,7 @@ async fn lost_rows_that_are_more_than_memory_should_hold_have_their_table_compar
     source(&rig, "update item set n = 1; update other set n = 1").await;
     until("it is compared", async || {
         let log = std::fs::read_to_string(rig.log()).unwrap();
-        log.contains("so many rows are missing in Supabase") && log.contains("takes part again: it is compared")
+        log.contains("so many rows must be read again") && log.contains("takes part again: it is compared")
     })
     .await;
     rig.settled().await;
