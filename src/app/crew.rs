@@ -113,7 +113,9 @@ impl Crew {
             seen_to: BTreeSet::new(),
         };
         let (watchers, work) = (watchers.subscribe(), Arc::new(Mutex::new(works)));
-        let control = Control { look_again, again, clock: known, pulse, work, watchers, jobs, timeline, bell };
+        let rulebook = crate::workflows::Rulebook::default();
+        let control =
+            Control { look_again, again, clock: known, pulse, work, watchers, jobs, timeline, bell, rulebook };
         Ok((Self { runner, commands, ordered, keeper, source_watch, office, timeline: kept }, control))
     }
 

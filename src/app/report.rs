@@ -38,6 +38,8 @@ pub struct Report<'a> {
     holder: Option<watch::Receiver<Option<String>>>,
     counted: (Instant, u64),
     rows: u64,
+    /// A table's state is not in the metrics yet. Of ten thousand tables that is much work, so it is done once for many.
+    stale: bool,
 }
 
 impl<'a> Report<'a> {
@@ -75,8 +77,9 @@ impl<'a> Report<'a> {
         metrics::get().route_starts.inc();
         let (lateness, touched) = (Lateness::default(), Vec::new());
         let (trouble, silence) = (None, None);
-        let holder = None;
-        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, holder, counted, rows: 0 };
+        let (holder, stale) = (None, false);
+        let report =
+            Self { status, next, place, lateness, clock, touched, trouble, silence, holder, counted, rows: 0, stale };
         report.count_tables();
         report
     }
@@ -196,7 +199,7 @@ impl<'a> Report<'a> {
         let label = metrics.table(&name);
         metrics.copied_rows.with_label_values(&[label]).set(mark.rows as i64);
         metrics.copy_estimated_rows.with_label_values(&[label]).set(estimated as i64);
-        self.count_tables();
+        self.stale = true;
     }
 
     /// What is parked now.
@@ -283,6 +286,9 @@ impl<'a> Report<'a> {
             None if self.next.tables.iter().any(copying) => State::Copying,
             None => State::Streaming,
         };
+        if std::mem::take(&mut self.stale) {
+            self.count_tables();
+        }
         self.next.updated_at = Timestamp::now();
         self.status.send_replace(self.next.clone());
     }

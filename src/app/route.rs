@@ -32,7 +32,7 @@ use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::{Jobs, State, Status};
 use crate::types::{Activity, CopyMark, Fault, Job, Lsn, Position, Table, TableName, Timeline, queue};
-use crate::workflows::{Bell, Link, Recorder, Tap};
+use crate::workflows::{Bell, Link, Recorder, Rulebook, Tap};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
@@ -85,6 +85,8 @@ pub struct Control {
     pub timeline: Timeline,
     /// Rung when a run of a workflow was recorded.
     pub bell: Bell,
+    /// What was read of the workflows last.
+    pub rulebook: Rulebook,
 }
 
 /// Runs until the shutdown has drained it (`Ok`) or a fault ends it. `up` turns true once everything streams.
@@ -364,8 +366,9 @@ async fn stream(
     let keys: HashMap<u32, Vec<String>> = tables.iter().map(|table| (table.oid, table.key.clone())).collect();
     let link = match settings.workflows.enabled {
         true => {
+            let wanted = super::workflows::settings(settings)?;
             let (recorder, asks, rules) =
-                Recorder::open(super::workflows::settings(settings)?, control.bell.clone()).await?;
+                Recorder::open(wanted, control.bell.clone(), control.rulebook.clone()).await?;
             parts.spawn(recorder.run());
             Some(Link { asks, rules, keys: keys.clone() })
         }

@@ -23,6 +23,7 @@ pub fn settings(settings: &Settings) -> Result<workflows::Settings, Fault> {
     Ok(workflows::Settings {
         source: preflight::source_url(settings)?,
         publication: settings.source.publication.clone(),
+        slot: settings.source.slot.clone(),
         table: config.table.clone(),
         create: settings.source.create,
         agents: api.url.clone().map(|url| workflows::AgentApi {
@@ -91,10 +92,14 @@ impl AtWork {
     /// What is on its way is waited for, for a moment.
     pub async fn end(self) {
         self.desk.abort();
-        if let Some((courier, close)) = self.courier {
+        if let Some((mut courier, close)) = self.courier {
             close.send_replace(true);
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(6), courier).await;
+            if tokio::time::timeout(std::time::Duration::from_secs(6), &mut courier).await.is_err() {
+                courier.abort();
+            }
         }
+        // Whoever begins next says what is true then.
+        crate::metrics::get().workflows_working.reset();
     }
 }
 

@@ -56,9 +56,11 @@ fn script(base: &str, header: &str, secret: &str, tables: &[TableName]) -> Strin
          set search_path = pg_catalog as $tell$\n\
          declare\n  body jsonb;\n\
          begin\n  \
-           -- What Lockstep itself writes is no news to it: by its function, or by the REST API of the tables.\n  \
+           -- What Lockstep itself writes is no news to it: by its function, or by the REST API of the tables. Anybody\n  \
+           -- may send its header there; with its role (PostgREST sets it) only who has the secret key.\n  \
            if coalesce(current_setting('lockstep.applying', true), '') <> ''\n     \
-              or nullif(current_setting('request.headers', true), '')::jsonb ? 'x-lockstep' then\n    \
+              or (current_setting('role', true) = 'service_role'\n         \
+                and nullif(current_setting('request.headers', true), '')::jsonb ? 'x-lockstep') then\n    \
              return null;\n  end if;\n  \
            body := jsonb_build_object('type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema,\n    \
              'record', case when tg_op <> 'DELETE' then to_jsonb(new) end,\n    \

@@ -47,7 +47,7 @@ pub struct Workflows {
     /// So much of the body of a request and of its answer is kept in the history.
     #[serde(deserialize_with = "read_bytes")]
     pub kept_bytes: usize,
-    /// Finished runs are forgotten after this.
+    /// Finished runs are forgotten after this, and not before their change is confirmed: it may be sent again.
     #[serde(deserialize_with = "read_duration")]
     pub keep: Duration,
 }

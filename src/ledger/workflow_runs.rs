@@ -297,18 +297,24 @@ pub async fn put_back(client: &Client, ids: &[&str]) -> Result<(), Fault> {
     client.execute(BACK, &[&ids]).await.map(drop).map_err(|error| fault(&error))
 }
 
-/// Forgets what was finished longer ago than this; says how many.
-pub async fn forget(client: &Client, seconds: i64) -> Result<u64, Fault> {
-    const FORGET: &str = "delete from lockstep.workflow_run where id in (select id from lockstep.workflow_run \
-         where state in ('delivered', 'dead') and finished_at < clock_timestamp() - $1 * interval '1 second' limit 5000)";
-    client.execute(FORGET, &[&(seconds as f64)]).await.map_err(|error| fault(&error))
+/// Forgets what was finished longer ago than this; says how many. A run whose change `slot` has not confirmed stays: the
+/// source may send that change again, and only its run knows that it led to one. (A place beyond the end of the WAL is
+/// of another source, which this one was restored from.)
+pub async fn forget(client: &Client, seconds: i64, slot: &str) -> Result<u64, Fault> {
+    const FORGET: &str = "delete from lockstep.workflow_run where id in (\
+         with may_come as materialized (select pg_current_wal_insert_lsn() as upto, \
+           coalesce((select confirmed_flush_lsn from pg_replication_slots where slot_name = $2), '0/0') as since) \
+         select r.id from lockstep.workflow_run r, may_come \
+         where r.state in ('delivered', 'dead') and r.finished_at < clock_timestamp() - $1 * interval '1 second' \
+           and (case when r.position ~ '^[0-9A-F]{1,8}/[0-9A-F]{1,8}[+]' then split_part(r.position, '+', 1)::pg_lsn end \
+             between since and upto) is not true limit 5000)";
+    client.execute(FORGET, &[&(seconds as f64), &slot]).await.map_err(|error| fault(&error))
 }
 
-/// When the next run is due, in milliseconds from now; `None`: none waits.
+/// What is not finished.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open {
     pub waiting: i64,
-    pub dead: i64,
     /// Seconds since the oldest that is not finished was recorded.
     pub oldest: f64,
 }
@@ -316,18 +322,23 @@ pub struct Open {
 /// More than this are not counted one by one.
 const COUNTED: i64 = 100_000;
 
-/// Of these workflows, and of those of them that are on. Runs of one that is off wait because somebody wants them to; a
-/// run of one that is gone, or a test that failed before somebody's eyes, waits for nobody.
-pub async fn open(client: &Client, workflows: &[&str], on: &[&str]) -> Result<Open, Fault> {
+/// The oldest of these workflows, which are on: runs of one that is off wait because somebody wants them to.
+pub async fn open(client: &Client, on: &[&str]) -> Result<Open, Fault> {
     const OPEN: &str = "select (select count(*) from (select from lockstep.workflow_run \
              where state in ('waiting', 'delivering') limit $1) w), \
-           (select count(*) from (select from lockstep.workflow_run where state = 'dead' and not test \
-             and workflow_id = any($2) limit $1) d), \
            coalesce((select extract(epoch from clock_timestamp() - min(created_at)) from (\
              select created_at from lockstep.workflow_run where state in ('waiting', 'delivering') \
-               and workflow_id = any($3) limit $1) o), 0)::float8";
-    let row = client.query_one(OPEN, &[&COUNTED, &workflows, &on]).await.map_err(|error| fault(&error))?;
-    Ok(Open { waiting: row.get(0), dead: row.get(1), oldest: row.get(2) })
+               and workflow_id = any($2) limit $1) o), 0)::float8";
+    let row = client.query_one(OPEN, &[&COUNTED, &on]).await.map_err(|error| fault(&error))?;
+    Ok(Open { waiting: row.get(0), oldest: row.get(1) })
+}
+
+/// How many of these workflows were given up. A run of one that is gone, or a test that failed before somebody's eyes,
+/// waits for nobody. It reads each of them, which no index spares: not for every second.
+pub async fn dead(client: &Client, workflows: &[&str]) -> Result<i64, Fault> {
+    const DEAD: &str = "select count(*) from (select from lockstep.workflow_run where state = 'dead' and not test \
+         and workflow_id = any($2) limit $1) d";
+    client.query_one(DEAD, &[&COUNTED, &workflows]).await.map(|row| row.get(0)).map_err(|error| fault(&error))
 }
 
 /// What a list of runs says of each.

@@ -50,6 +50,12 @@ const NEEDED: [&str; 5] = ["id", "workflow_name", "trigger_table", "trigger_even
 /// More workflows than this are a mistake, and not read: all of them are, every second.
 pub const MANY: usize = 5000;
 
+/// Whether there is one, of whatever kind.
+pub async fn there(client: &Client, table: &TableName) -> Result<bool, Fault> {
+    const THERE: &str = "select to_regclass($1::text) is not null";
+    client.query_one(THERE, &[&quote::table(table)]).await.map(|row| row.get(0)).map_err(|error| fault(&error))
+}
+
 /// Finds the table, or makes it where `create` allows.
 pub async fn adopt(client: &Client, table: &TableName, create: bool) -> Result<Workflows, Fault> {
     let mut found = columns(client, table).await?;

@@ -172,6 +172,9 @@ declare! {
         workflow_oldest_seconds: Gauge "workflow_oldest_waiting_seconds"
             "Age of the oldest run of an enabled workflow that is not delivered";
         workflows_unfit: IntGauge "workflows_unfit" "Enabled workflows that cannot run as they are written";
+        workflows_working: MaybeVec "workflows_working" { work: "read, deliver" }
+            "0 while the workflows cannot be read, or their runs not delivered, for more than some seconds; else 1, also \
+             while another process delivers; absent: they are switched off, or there is no table of them yet";
         workflow_undecided: IntCounter "workflow_undecided_total"
             "Changes that do not tell what a workflow's condition asks: it did not act";
     }

@@ -2,8 +2,6 @@
 //! each row that is there and that the workflow acts on, as if it had just been inserted. All of them are recorded in one
 //! transaction, and asked again in the same round they are the same runs: nothing is lost half way, and none fires twice.
 
-use std::collections::BTreeSet;
-
 use super::catalog;
 use super::change::Sides;
 use super::desk::{key_of, refused, unavailable};
@@ -20,24 +18,14 @@ const MOST: usize = 10_000;
 const BYTES: usize = 64 << 20;
 
 /// Records the runs; says how many rows fit, and how many runs are new.
-pub async fn fire(
-    client: &mut Client,
-    publication: &str,
-    workflow: &Workflow,
-    asked: &FireAsked,
-) -> Result<(usize, u64), Refusal> {
-    let runs = runs(client, publication, workflow, asked).await?;
+pub async fn fire(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Result<(usize, u64), Refusal> {
+    let runs = runs(client, workflow, asked).await?;
     let recorded = workflow_runs::record(client, &runs).await.map_err(unavailable)?;
     crate::metrics::get().workflow_runs_recorded.inc_by(recorded);
     Ok((runs.len(), recorded))
 }
 
-async fn runs(
-    client: &mut Client,
-    publication: &str,
-    workflow: &Workflow,
-    asked: &FireAsked,
-) -> Result<Vec<NewRun>, Refusal> {
+async fn runs(client: &mut Client, workflow: &Workflow, asked: &FireAsked) -> Result<Vec<NewRun>, Refusal> {
     let conflict = |why: &str| Err(Refusal::Conflict(why.to_owned()));
     if workflow.side != Side::Source || workflow.event != Event::Insert {
         return conflict(
@@ -47,9 +35,7 @@ async fn runs(
     if !workflow.enabled {
         return conflict("it is switched off: its runs would wait until it is on");
     }
-    let names = BTreeSet::from([workflow.table.clone()]);
-    let Some(table) = catalog::tables(client, publication, &names).await.map_err(unavailable)?.remove(&workflow.table)
-    else {
+    let Some(table) = catalog::table(client, &workflow.table).await.map_err(unavailable)? else {
         return Err(Refusal::NotFound(format!("the source has no table {}", workflow.table)));
     };
     if table.key.is_empty() {

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::action::Request;
 use super::change::Sides;
+use super::health::Health;
 use super::noted::Noted;
 use super::post::{Outcome, Post, Verdict};
 use super::rule::Workflow;
@@ -20,7 +21,7 @@ use super::{Bell, SESSION, Settings, fit, redact};
 use crate::ledger::workflow_runs::{self as runs, Claimed, Tried, TryEnd};
 use crate::ledger::workflows::{self, Stored, Workflows};
 use crate::pg::{self, Client};
-use crate::types::{Fault, Timeline};
+use crate::types::{Fault, TableName, Timeline};
 
 pub struct Courier {
     pub settings: Settings,
@@ -33,9 +34,10 @@ pub struct Courier {
 /// How often it looks although nobody rang: while runs wait for their next try, and while none does.
 const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
-/// The definitions are read this often, and the counts taken.
+/// The definitions are read this often, and what waits is counted.
 const READ: Duration = Duration::from_secs(1);
-/// Whether they can do their work is looked at when they change, and this often: tables change too.
+/// Whether they can do their work, and how many runs are dead, is looked at when they change, and this often: tables
+/// change too.
 const JUDGE: Duration = Duration::from_secs(15);
 /// What is old is forgotten this often.
 const FORGET: Duration = Duration::from_secs(60);
@@ -48,11 +50,15 @@ impl Courier {
         let mut told = String::new();
         let post = match Post::new(&self.settings) {
             Ok(post) => Arc::new(post),
-            Err(fault) => return warn!(cause = %fault, "workflows cannot be delivered"),
+            Err(fault) => {
+                crate::metrics::get().workflows_working.set("deliver", 0.0);
+                return warn!(cause = %fault, "workflows cannot be delivered");
+            }
         };
-        let mut noted = Noted::new(self.timeline.clone());
+        let (mut noted, mut health) = (Noted::new(self.timeline.clone()), Health::new("deliver"));
         while !*closing.borrow() {
-            let Err(fault) = self.work(&post, &mut noted, &mut closing).await else { return };
+            let Err(fault) = self.work(&post, &mut noted, &mut health, &mut closing).await else { return };
+            health.fails();
             let cause = fault.to_string();
             match cause == told {
                 true => debug!(%cause, "workflows are not delivered now"),
@@ -70,16 +76,20 @@ impl Courier {
         &self,
         post: &Arc<Post>,
         noted: &mut Noted,
+        health: &mut Health,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), Fault> {
         let client = pg::connect(&self.settings.source, "lockstep courier").await?;
         client.batch_execute(SESSION).await.map_err(|error| pg::client::fault(&error))?;
-        // The route makes the tables when it begins; before that there is nothing to deliver.
-        if !runs::exist(&client).await? {
-            return Err(Fault::retry("the source has no table of runs yet"));
+        tokio::select! {
+            made = made(&client, &self.settings.table) => made?,
+            () = closed(closing) => return Ok(()),
         }
         let table = workflows::adopt(&client, &self.settings.table, false).await?;
-        alone(&client).await?;
+        tokio::select! {
+            alone = alone(&client, health) => alone?,
+            () = closed(closing) => return Ok(()),
+        }
         let again = runs::take_over(&client).await?;
         if again > 0 {
             info!(runs = again, "deliveries were cut off when a process ended; they are made again under their ids");
@@ -88,6 +98,7 @@ impl Courier {
         let mut round = Round::new(self.settings.clone(), post.clone(), client, table);
         loop {
             let wait = round.go(noted).await?;
+            health.works();
             tokio::select! {
                 Some(tried) = round.on_their_way.join_next() => round.end(tried).await?,
                 () = self.bell.notified() => {}
@@ -102,8 +113,16 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|&close| close).await; // a supervisor that is gone wants it too
 }
 
+/// Waits until the tables are there: the route makes them when it begins, and before that there is nothing to deliver.
+async fn made(client: &Client, table: &TableName) -> Result<(), Fault> {
+    while !(runs::exist(client).await? && workflows::there(client, table).await?) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
 /// Waits until no other process delivers. The lock goes with the connection.
-async fn alone(client: &Client) -> Result<(), Fault> {
+async fn alone(client: &Client, health: &mut Health) -> Result<(), Fault> {
     const LOCK: &str = "select pg_try_advisory_lock(hashtext('lockstep'), hashtext('workflows'))";
     let mut told = false;
     loop {
@@ -114,6 +133,7 @@ async fn alone(client: &Client) -> Result<(), Fault> {
             info!("another process delivers this source's workflows; this one waits");
             told = true;
         }
+        health.works(); // somebody delivers
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -128,6 +148,8 @@ struct Round {
     known: HashMap<String, Known>,
     read_at: Option<Instant>,
     judged_at: Option<Instant>,
+    /// The last time nobody could tell, which was said.
+    unjudged: bool,
     forgot_at: Option<Instant>,
     open: runs::Open,
     /// By workflow: deliveries that are on their way.
@@ -162,6 +184,7 @@ impl Round {
             known,
             read_at: None,
             judged_at: None,
+            unjudged: false,
             forgot_at: None,
             open,
             busy,
@@ -229,26 +252,25 @@ impl Round {
         self.known = stored.iter().map(known).collect();
         // Where not all were read, nobody knows which were deleted.
         let all = stored.len() < workflows::MANY;
-        if noted.look(&stored, all) || self.judged_at.is_none_or(|at| at.elapsed() >= JUDGE) {
-            let unfit = fit::count(&self.client, &stored, &self.settings, self.post.guard()).await?;
-            crate::metrics::get().workflows_unfit.set(unfit as i64);
-            self.judged_at = Some(Instant::now());
-        }
+        let judge = noted.look(&stored, all) || self.judged_at.is_none_or(|at| at.elapsed() >= JUDGE);
         let orphans = runs::orphans(&self.client, &self.settings.table).await?;
         if orphans > 0 {
             info!(runs = orphans, "runs of deleted workflows were given up");
         }
         let ids: Vec<&str> = stored.iter().map(|stored| stored.id.as_str()).collect();
         let on: Vec<&str> = stored.iter().filter(|stored| stored.enabled).map(|stored| stored.id.as_str()).collect();
-        self.open = runs::open(&self.client, &ids, &on).await?;
+        self.open = runs::open(&self.client, &on).await?;
         let metrics = crate::metrics::get();
         metrics.workflow_waiting.set(self.open.waiting);
-        metrics.workflow_dead.set(self.open.dead);
         metrics.workflow_oldest_seconds.set(self.open.oldest);
+        if judge {
+            metrics.workflow_dead.set(runs::dead(&self.client, &ids).await?);
+            self.judge(&stored).await;
+        }
         if self.forgot_at.is_none_or(|at| at.elapsed() >= FORGET) {
             // A bounded bite at a time.
             let keep = i64::try_from(self.settings.keep.as_secs()).unwrap_or(i64::MAX);
-            let forgotten = runs::forget(&self.client, keep).await?;
+            let forgotten = runs::forget(&self.client, keep, &self.settings.slot).await?;
             debug!(runs = forgotten, "old runs were forgotten");
             if forgotten < 5000 {
                 self.forgot_at = Some(Instant::now());
@@ -256,6 +278,22 @@ impl Round {
         }
         self.read_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// Counts those that cannot do their work. Where nobody can tell for now, runs are delivered all the same.
+    async fn judge(&mut self, stored: &[Stored]) {
+        match fit::count(&self.client, stored, &self.settings, self.post.guard()).await {
+            Ok(unfit) => {
+                crate::metrics::get().workflows_unfit.set(unfit as i64);
+                self.unjudged = false;
+            }
+            Err(fault) if self.unjudged => debug!(cause = %fault, "nobody can tell which workflows are unfit"),
+            Err(fault) => {
+                info!(cause = %fault, "nobody can tell now which workflows are unfit");
+                self.unjudged = true;
+            }
+        }
+        self.judged_at = Some(Instant::now());
     }
 
     fn begin(&mut self, run: Claimed) {

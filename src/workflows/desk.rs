@@ -209,7 +209,6 @@ impl Desk {
 
     /// A change to try a workflow on: the newest real one of its kind, or a row of the table as if it had just come.
     async fn sample(&mut self, workflow: &Workflow) -> Result<Option<(Seen, &'static str)>, Refusal> {
-        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
         let table = workflow.table.to_string();
         let recent = runs::recent(client, &table, workflow.event.word(), workflow.side.word()).await;
@@ -217,9 +216,8 @@ impl Desk {
             let key = serde_json::from_str(&key).unwrap_or_default();
             return Ok(seen(workflow.event, new, old, key).map(|seen| (seen, "the newest change of this kind")));
         }
-        let names = BTreeSet::from([workflow.table.clone()]);
-        let mut tables = catalog::tables(client, &publication, &names).await.map_err(unavailable)?;
-        let Some(table) = tables.remove(&workflow.table) else { return Ok(None) };
+        let table = catalog::table(client, &workflow.table).await.map_err(unavailable)?;
+        let Some(table) = table else { return Ok(None) };
         let row = catalog::newest_row(client, &workflow.table, &table.key).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         let key = key_of(&row, &table.key);
@@ -250,9 +248,8 @@ impl Desk {
     async fn fire(&mut self, asked: &FireAsked) -> Result<Value, Refusal> {
         let stored = self.find(&asked.id).await?;
         let workflow = Workflow::parse(&stored).map_err(refused)?;
-        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
-        let (rows, fired) = asked::fire(client, &publication, &workflow, asked).await?;
+        let (rows, fired) = asked::fire(client, &workflow, asked).await?;
         self.bell.notify_one();
         Ok(json!({"rows": rows, "runs": fired}))
     }
@@ -350,10 +347,8 @@ impl Desk {
         let stored = self.stored().await?;
         let workflows: Vec<Workflow> = stored.iter().filter_map(|stored| Workflow::parse(stored).ok()).collect();
         let of_table = |workflow: &&Workflow| workflow.table == told.table;
-        let publication = self.settings.publication.clone();
         let (client, _) = self.tools()?;
-        let names = BTreeSet::from([told.table.clone()]);
-        let table = catalog::tables(client, &publication, &names).await.map_err(unavailable)?.remove(&told.table);
+        let table = catalog::table(client, &told.table).await.map_err(unavailable)?;
         let known = table.is_some() || workflows.iter().filter(of_table).any(|workflow| workflow.side == Side::Target);
         if !known {
             return Err(Refusal::NotFound(format!("table: {} is not known here", told.table)));

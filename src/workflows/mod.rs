@@ -19,6 +19,7 @@ mod courier;
 mod desk;
 mod fit;
 mod guard;
+mod health;
 mod incoming;
 mod noted;
 mod post;
@@ -40,7 +41,7 @@ pub use action::AgentApi;
 pub use courier::Courier;
 pub use desk::Desk;
 pub use guard::Allowed;
-pub use record::Recorder;
+pub use record::{Recorder, Rulebook};
 pub use sign::Secret;
 pub use tap::{Link, Tap};
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub source: Url,
     /// The publication that lists the tables whose changes the stream brings.
     pub publication: String,
+    /// What it has not confirmed, the source sends again.
+    pub slot: String,
     /// The table of workflows.
     pub table: TableName,
     /// Make what is missing in the source.

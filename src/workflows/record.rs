@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use super::health::Health;
 use super::rule::{Rules, Workflow};
 use super::{Bell, SESSION, Settings};
 use crate::ledger::workflow_runs::{self, NewRun};
@@ -21,13 +22,17 @@ pub enum Asked {
     Record(Vec<NewRun>, oneshot::Sender<()>),
 }
 
+/// What was read of the workflows last. It outlives the route: where they cannot be read, those that are known go on.
+pub type Rulebook = watch::Sender<Arc<Rules>>;
+
 pub struct Recorder {
     settings: Settings,
     client: Client,
     /// `None`: the source has no workflows that we may read.
     table: Option<Workflows>,
     asks: mpsc::Receiver<Asked>,
-    rules: watch::Sender<Arc<Rules>>,
+    rules: Rulebook,
+    health: Health,
     bell: Bell,
     told: Vec<String>,
     /// When the tables were looked for last.
@@ -45,6 +50,10 @@ enum Wanted<'a> {
 const LOOK: Duration = Duration::from_secs(1);
 /// What somebody must mend first is looked at again after this.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Records wait behind a look, so a look does not wait long for somebody's lock; a record is tried again.
+const LOCKED: &str = "set lock_timeout = '500ms'";
+/// The stream is held for so long while the table is locked, where a workflow has just changed or none is known yet.
+const BRIEFLY: Duration = Duration::from_secs(5);
 /// Without a record for so long, the route ends and says why.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,19 +62,19 @@ impl Recorder {
     pub async fn open(
         settings: Settings,
         bell: Bell,
+        rules: Rulebook,
     ) -> Result<(Self, mpsc::Sender<Asked>, watch::Receiver<Arc<Rules>>), Fault> {
         // The tap waits for each answer before it asks again.
         let (asking, asks) = mpsc::channel(1);
-        let (rules, seen) = watch::channel(Arc::new(Rules::default()));
+        let seen = rules.subscribe();
         let client = connect(&settings).await?;
-        let mut recorder =
-            Self { settings, client, table: None, asks, rules, bell, told: Vec::new(), looked: Instant::now() };
+        let (health, looked) = (Health::new("read"), Instant::now());
+        let mut recorder = Self { settings, client, table: None, asks, rules, health, bell, told: Vec::new(), looked };
         match recorder.adopt().await {
-            Ok(()) => {}
+            Ok(()) => recorder.first().await?,
             Err(fault @ Fault::Retry { .. }) => return Err(fault),
-            Err(fault) => recorder.unreadable(&fault),
+            Err(fault) => recorder.unread(fault).await?,
         }
-        recorder.read().await?;
         Ok((recorder, asking, seen))
     }
 
@@ -76,7 +85,21 @@ impl Recorder {
         if let Err(fault) = workflows::announce(&self.client, table).await {
             debug!(cause = %fault, "the table of workflows is looked at every second only");
         }
-        Ok(())
+        self.client.batch_execute(LOCKED).await.map_err(|error| pg::client::fault(&error))
+    }
+
+    /// Reads them before anything passes. Where none is known, somebody's lock is worth waiting for, for a moment.
+    async fn first(&mut self) -> Result<(), Fault> {
+        let begun = Instant::now();
+        loop {
+            match self.read().await {
+                Ok(()) => return Ok(()),
+                Err(Fault::Retry { .. }) if self.rules.borrow().is_empty() && begun.elapsed() < BRIEFLY => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                Err(fault) => return self.unread(fault).await,
+            }
+        }
     }
 
     /// Until the tap is gone.
@@ -103,7 +126,7 @@ impl Recorder {
                     self.bell.notify_one();
                     let _ = reply.send(());
                 }
-                None => match self.read().await {
+                None => match self.look().await {
                     Ok(()) => failing = None,
                     // Nothing is held back by it; but workflows that nobody can read any more are no workflows.
                     Err(fault) if failing.get_or_insert_with(Instant::now).elapsed() > PATIENCE => return Err(fault),
@@ -128,6 +151,11 @@ impl Recorder {
                 }),
             };
             let Err(fault) = done else { return Ok(()) };
+            let passes = matches!(fault, Fault::Retry { .. });
+            let connected = self.connected().await;
+            if matches!(wanted, Wanted::Read(_)) && connected && (!passes || begun.elapsed() > BRIEFLY) {
+                return self.unread(fault).await;
+            }
             if !told {
                 warn!(cause = %fault, "the stream waits: runs of workflows cannot be recorded in the source");
                 told = true;
@@ -136,7 +164,7 @@ impl Recorder {
                 return Err(Fault::retry(format!("runs of workflows cannot be recorded in the source: {fault}")));
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
-            if let Err(fault) = self.reconnect().await {
+            if !connected && let Err(fault) = self.reconnect().await {
                 debug!(cause = %fault, "no connection yet");
             }
         }
@@ -163,34 +191,56 @@ impl Recorder {
         }
     }
 
-    /// Somebody must mend it first. Replication is not to stop for it: what was read last goes on, and it is looked at
-    /// again after a while. The page and the list say it too.
-    fn unreadable(&mut self, fault: &Fault) {
+    /// Whether the connection is well, so that it was the statement that failed.
+    async fn connected(&self) -> bool {
+        self.client.batch_execute("select 1").await.is_ok()
+    }
+
+    /// Reads them. `Err`: there is no connection.
+    async fn look(&mut self) -> Result<(), Fault> {
+        match self.read().await {
+            Ok(()) => Ok(()),
+            Err(fault) => self.unread(fault).await,
+        }
+    }
+
+    /// Somebody holds a lock on the table, or must mend it first. Replication is not to stop for it: what was read last
+    /// goes on, and it is looked at again. A metric, the page and the list say it too.
+    async fn unread(&mut self, fault: Fault) -> Result<(), Fault> {
+        let none = self.rules.borrow().is_empty();
+        // Without a table, and where none was known, there is nothing to be read.
+        if !none || workflows::there(&self.client, &self.settings.table).await.unwrap_or(true) {
+            self.health.fails();
+        }
+        match matches!(fault, Fault::Retry { .. }) {
+            true if !self.connected().await => return Err(fault),
+            true => {}
+            false => (self.table, self.looked) = (None, Instant::now()),
+        }
         let told = vec![fault.to_string()];
         if told != self.told {
-            warn!(cause = %fault, "the workflows cannot be read; those that are known go on");
+            match none {
+                true => {
+                    warn!(cause = %fault, "the workflows cannot be read, and none is known: no change leads to a run")
+                }
+                false => warn!(cause = %fault, "the workflows cannot be read; those that are known go on"),
+            }
             self.told = told;
         }
-        (self.table, self.looked) = (None, Instant::now());
+        Ok(())
     }
 
     async fn read(&mut self) -> Result<(), Fault> {
-        if self.table.is_none() && self.looked.elapsed() > AGAIN {
-            self.looked = Instant::now();
-            match self.adopt().await {
-                Err(fault @ Fault::Retry { .. }) => return Err(fault),
-                Err(fault) => self.unreadable(&fault),
-                Ok(()) => {}
-            }
-        }
-        let Some(table) = &self.table else { return Ok(()) };
-        let stored = match table.read(&self.client).await {
-            Err(fault @ Fault::Stop { .. }) => {
-                self.unreadable(&fault);
+        if self.table.is_none() {
+            if self.looked.elapsed() <= AGAIN {
                 return Ok(());
             }
-            read => read?,
-        };
+            self.looked = Instant::now();
+            self.adopt().await?;
+        }
+        let Some(table) = &self.table else { return Ok(()) };
+        let stored = table.read(&self.client).await?;
+        self.health.works();
         let (mut fit, mut wrong) = (Vec::new(), Vec::new());
         for stored in stored.iter().filter(|stored| stored.enabled) {
             match Workflow::parse(stored) {

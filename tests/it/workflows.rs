@@ -403,4 +403,51 @@ async fn workflows_that_cannot_be_read_stop_no_replication_and_act_once_they_can
         !receiver.hits().is_empty()
     })
     .await;
+    // While somebody holds a lock on it, and while it cannot be read at all: what was read goes on, and so it does when
+    // the route begins anew meanwhile.
+    let other = rig.pair.source.connect().await.unwrap();
+    other.batch_execute("begin; lock table kept in access exclusive mode").await.unwrap();
+    goes_on(&rig, "locked").await;
+    let told = "lockstep_workflows_working{route=\"to_supabase\",work=\"read\"} 0";
+    let metrics = async || rig.get("/metrics").await.unwrap().text().await.unwrap();
+    until("it is told", async || metrics().await.lines().any(|line| line == told)).await;
+    other.batch_execute("commit").await.unwrap();
+    let hits = receiver.hits().len();
+    until("it is delivered", async || receiver.hits().len() > hits).await;
+    rig.pair.source.execute("update kept set id = ''").await.unwrap();
+    goes_on(&rig, "broken").await;
+}
+
+/// The route begins anew, and a change still leads to a run and arrives.
+async fn goes_on(rig: &Rig, name: &str) {
+    let starts = rig.metric("lockstep_route_starts_total").await;
+    let cut = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null";
+    rig.pair.source.value(cut).await.unwrap();
+    until("the route begins anew", async || rig.metric("lockstep_route_starts_total").await > starts).await;
+    rig.pair.source.execute(&format!("update agents set name = '{name}'")).await.unwrap();
+    let there = "select name from agents where id = 1";
+    let target = &rig.pair.supabase.cluster;
+    until("it arrives", async || target.value(there).await.unwrap() == name).await;
+    let run = format!("select count(*) from lockstep.workflow_run where new_row ->> 'name' = '{name}'");
+    assert_eq!(rig.pair.source.value(&run).await.unwrap(), "1", "it leads to a run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_courier_that_waits_for_another_process_ends_when_the_settings_change() {
+    let (mut rig, _receiver) = rig(AGENTS).await;
+    let other = rig.pair.source.connect().await.unwrap();
+    other.batch_execute("select pg_advisory_lock(hashtext('lockstep'), hashtext('workflows'))").await.unwrap();
+    streaming(&mut rig).await;
+    until("it waits", async || std::fs::read_to_string(rig.log()).unwrap().contains("another process delivers")).await;
+    let couriers = "select coalesce(string_agg(pid::text, ' '), '') from pg_stat_activity \
+                    where application_name = 'lockstep courier'";
+    let first = rig.pair.source.value(couriers).await.unwrap();
+    settings(&rig, "per_workflow = 3\n");
+    let pid = rustix::process::Pid::from_raw(rig.pid().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    until("another one waits instead", async || {
+        let now = rig.pair.source.value(couriers).await.unwrap();
+        !now.is_empty() && now.split(' ').all(|pid| pid != first)
+    })
+    .await;
 }

@@ -237,6 +237,23 @@ async fn with_a_long_history_lists_stay_quick_and_what_is_old_is_forgotten() {
     let (mut rig, receiver) = rig(SCHEMA).await;
     streaming(&mut rig).await;
     rig.pair.source.execute(WORKFLOWS).await.unwrap();
+    // Old, and yet the source may send its change again: a slot has not confirmed it. Places that it has, of another
+    // source, and of no source keep none.
+    let old = "select pg_create_logical_replication_slot('kept', 'pgoutput');
+        insert into lockstep.workflow_run (id, workflow_id, workflow_name, side, table_name, event, key, order_key, state,
+           head, finished_at, position)
+         select gen_random_uuid(), 'w', 'w', 'source', 't', 'INSERT', '[]', gen_random_uuid(), 'delivered', false,
+           now() - interval '1 hour', p
+         from unnest(array['0/1+0', pg_current_wal_insert_lsn() || '+7', '7FFFFFFF/0+0', null]) p";
+    rig.pair.source.execute(old).await.unwrap();
+    let client = rig.pair.source.connect().await.unwrap();
+    assert_eq!(lockstep::ledger::workflow_runs::forget(&client, 60, "kept").await, Ok(3));
+    rig.pair.source.value("select pg_drop_replication_slot('kept')").await.unwrap();
+    assert_eq!(
+        lockstep::ledger::workflow_runs::forget(&client, 60, "kept").await,
+        Ok(0),
+        "nobody knows what will come"
+    );
     let many = std::env::var("LOCKSTEP_TEST_RUNS").unwrap_or_else(|_| "100000".into());
     let fill = format!(
         "insert into lockstep.workflow_run (id, workflow_id, workflow_name, side, table_name, event, key, order_key, state,

@@ -141,6 +141,9 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     prometheus.fires("faults", &small).await;
     rig.pair.supabase.gateway.faults().clear();
 
+    // Nobody can read the workflows any more; the target is away at the same time, so that it costs no time.
+    let unread = "alter table supabase_sync_workflows rename column action_config to was";
+    rig.pair.source.execute(unread).await.unwrap();
     let writing = the_target_goes_away(&rig).await;
     let away = [
         "LockstepNotConnected",
@@ -151,8 +154,11 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
         "LockstepSlotNearlyLost",
         "LockstepReconcileOverdue",
         "LockstepScheduleMissed",
+        "LockstepWorkflowsStopped",
     ];
     prometheus.fires("faults", &away).await;
+    let mended = "alter table supabase_sync_workflows rename column was to action_config";
+    rig.pair.source.execute(mended).await.unwrap();
     writing.abort();
     rig.pair.supabase.gateway.faults().up().await;
 
