@@ -27,15 +27,16 @@ begin
   l := pg_logical_emit_message(false, 'lockstep.journal', '');
   -- The table is not what this was made for: nothing of it may be named, or the statement would fail. It is noted.
   if tg_table_schema <> {schema} or tg_table_name <> {name} or {signature_now} is distinct from {signature} then
-    insert into lockstep.journal (xid, lsn, n, shape, op, depth, at) values (x, l, 0, {shape}, 'x', depth, clock_timestamp());
+    insert into lockstep.journal (xid, lsn, n, shape, op, depth, line, at)
+    values (x, l, 0, {shape}, 'x', depth, tg_relid::text, clock_timestamp());
   elsif tg_op = 'INSERT' then
     insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
     select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'i' end, depth,
       case when c.line is null then {key_of_n} end, c.line, clock_timestamp()
     from new_rows n, lateral (select (select {line} from {table} t where {t_is_n} limit 1) as line offset 0) c;
   elsif tg_op = 'UPDATE' then
-    if (select bit_xor(hashtextextended({key_of_o}, 0)) from old_rows o)
-       = (select bit_xor(hashtextextended({key_of_n}, 0)) from new_rows n) then
+    if (select sum(hashtextextended({key_of_o}, 0)) from old_rows o)
+       = (select sum(hashtextextended({key_of_n}, 0)) from new_rows n) then
       -- The same keys before and after, as nearly always; this costs less than to look for each of them.
       insert into lockstep.journal (xid, lsn, n, shape, op, depth, key, line, at)
       select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end, depth,
@@ -69,7 +70,7 @@ begin
     select x, l, row_number() over () - 1, {shape}, case when c.line is null then 'd' else 'u' end, depth,
       case when c.line is null then {key_of_o} end, c.line, clock_timestamp()
     from old_rows o, lateral (select (select {line} from {table} t where {t_is_o} limit 1) as line offset 0) c;
-  else
+  elsif tg_relid = {relation} then -- an emptied part is not an emptied root
     -- No trigger is told of `restart identity`: identities that have given no number since say it.
     for identity in
       select d.objid as oid from pg_depend d join pg_class c on c.oid = d.objid where c.relkind = 'S'

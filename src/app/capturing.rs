@@ -36,14 +36,6 @@ impl Kind {
         }
     }
 
-    /// Under which name its marks are kept.
-    pub fn marked(self) -> &'static str {
-        match self {
-            Self::Wal => "publication",
-            Self::Journal => "journal",
-        }
-    }
-
     /// What a route was captured by; one of an earlier version names none.
     pub fn known(source: &Value) -> Self {
         if source["capture"] == "journal" { Self::Journal } else { Self::Wal }
@@ -51,7 +43,8 @@ impl Kind {
 }
 
 const POSSIBLE: &str = "select exists (select from pg_replication_slots where slot_name = $1), \
-     to_regclass('lockstep.journal_state') is not null, \
+     exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+       where n.nspname = 'lockstep' and c.relname = 'journal_state'), \
      current_setting('wal_level') = 'logical' and current_setting('max_wal_senders')::int > 0 \
      and exists (select from pg_roles r where r.rolname = current_user and (r.rolsuper or r.rolreplication))";
 
@@ -98,7 +91,7 @@ pub async fn judge_journal(source: &Client, facts: Facts) -> Result<Option<Broke
     }
     let fresh = facts.checkpoint == Position::default();
     let Some(found) = journal::find(source).await? else { return Ok((!fresh).then_some(Broken::JournalGone)) };
-    if !fresh && found.began > facts.checkpoint.lsn() {
+    if !fresh && (found.began > facts.checkpoint.lsn() || !journal::holds(source, facts.checkpoint).await?) {
         return Ok(Some(Broken::JournalGone));
     }
     let slot = Some(SlotFacts { confirmed: found.confirmed, lost: false });
@@ -141,8 +134,8 @@ pub async fn missed(desk: &Desk<'_>, tables: &[Table], from: Position) -> Result
     };
     let Some(_) = found else { return Ok(Missed { tables: all, lost: HashSet::new() }) };
     let (lost, altered) = journal::lost(desk.source, from.lsn()).await?;
-    let unwatched = journal::plan(desk.source, &all, None).await?.unwatched;
-    let missed = |name: &TableName| unwatched.contains(name) || altered.contains(name);
+    let plan = journal::plan(desk.source, &all, None).await?;
+    let missed = |name: &TableName| [&plan.unwatched, &plan.remade, &altered].iter().any(|some| some.contains(name));
     Ok(Missed { tables: all.into_iter().filter(missed).collect(), lost })
 }
 
@@ -154,6 +147,26 @@ pub async fn marks(desk: &Desk<'_>, tables: &[Table]) -> Result<publication::Mar
             let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
             Ok(publication::Marks::from(journal::marks(desk.source, &oids).await?))
         }
+    }
+}
+
+/// The tables that are followed, and their partitions, by oid.
+pub async fn watched(desk: &Desk<'_>, active: &[Table]) -> Result<HashSet<u32>, Fault> {
+    match desk.kind {
+        Kind::Wal => Ok(HashSet::new()),
+        Kind::Journal => journal::with_parts(desk.source, active).await,
+    }
+}
+
+/// Takes the triggers off tables that are not replicated any more: what they write, nobody reads.
+pub async fn leave_others(desk: &Desk<'_>, tables: &[Table]) {
+    if desk.kind == Kind::Wal || !desk.settings.source.create {
+        return;
+    }
+    match journal::leave_others(desk.source, tables).await {
+        Ok(0) => {}
+        Ok(functions) => info!(functions, "took the journal's triggers off tables that are not replicated any more"),
+        Err(cause) => warn!(%cause, "the journal's triggers stay on tables that are not replicated any more"),
     }
 }
 
@@ -173,28 +186,40 @@ const OLD_SLOT: &str = "select active from pg_replication_slots where slot_name 
      and database = current_database()";
 
 /// What the other capture has left at the source: a slot that nobody reads keeps WAL for ever, and a journal that nobody
-/// reads grows. A route that has just changed takes it away, once the target knows of the change.
-pub async fn clean(source: &Client, settings: &Settings, kind: Kind, changed: bool) -> Result<(), Fault> {
-    let fault = |error: tokio_postgres::Error| pg::client::fault(&error);
-    let (what, sql) = match kind {
-        Kind::Journal => match source.query_opt(OLD_SLOT, &[&settings.source.slot]).await.map_err(fault)? {
-            Some(row) if !row.get::<_, bool>(0) => {
-                ("a replication slot", vec![remedy::drop_slot(&settings.source.slot)])
-            }
-            _ => return Ok(()),
-        },
-        Kind::Wal if journal::find(source).await?.is_some() => ("a journal", journal::remove()),
-        Kind::Wal => return Ok(()),
+/// reads grows. A route that has just changed takes it away, once the target knows of the change. Nothing of this keeps a
+/// route from running: what cannot be seen or done is told.
+pub async fn clean(source: &Client, settings: &Settings, kind: Kind, changed: bool) {
+    let (what, sql) = match left_behind(source, settings, kind).await {
+        Ok(Some(left)) => left,
+        Ok(None) => return,
+        Err(fault) => return warn!(cause = %fault, "could not look for what another capture has left at the source"),
     };
     if !(changed && settings.source.create) {
         warn!("the source still has {what}, which nobody reads and which grows: lockstep setup, or: {}", sql.join(" "));
-        return Ok(());
+        return;
     }
     for statement in &sql {
-        source.batch_execute(statement).await.map_err(fault)?;
+        if let Err(error) = source.batch_execute(statement).await {
+            let cause = client::fault(&error);
+            return warn!(%cause, "could not take away {what} that nobody reads; as its owner: {}", sql.join(" "));
+        }
     }
     info!("took away {what} that nobody reads any more");
-    Ok(())
+}
+
+/// A journal that somebody reads is another Lockstep's.
+async fn left_behind(
+    source: &Client,
+    settings: &Settings,
+    kind: Kind,
+) -> Result<Option<(&'static str, Vec<String>)>, Fault> {
+    if kind == Kind::Wal {
+        let left = journal::is_there(source).await? && journal::reader(source).await?.is_none();
+        return Ok(left.then(|| ("a journal", journal::remove())));
+    }
+    let slot = source.query_opt(OLD_SLOT, &[&settings.source.slot]).await.map_err(|error| client::fault(&error))?;
+    let left = slot.is_some_and(|row| !row.get::<_, bool>(0));
+    Ok(left.then(|| ("a replication slot", vec![remedy::drop_slot(&settings.source.slot)])))
 }
 
 /// The slot's consistent point, or the journal's end: from there the new stream holds all.

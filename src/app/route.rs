@@ -21,6 +21,7 @@ use super::way::{self, Desk, Way};
 use super::{evolve, reach, recovery};
 use crate::apply::tables::{self as plain, Joints, Tables};
 use crate::apply::{Apply, Limits, Parked, Reached, Rereader, Shapes};
+use crate::capture::journal::Lost;
 use crate::capture::slot::publication::{self, Marks};
 use crate::capture::slot::restricted;
 use crate::capture::{self, slot};
@@ -31,11 +32,13 @@ use crate::ledger::{progress, runs};
 use crate::pg::{self, Client};
 use crate::reconcile;
 use crate::status::{Jobs, State, Status};
-use crate::types::{Activity, CopyMark, Fault, Job, Lsn, Position, Table, TableName, Timeline, queue};
+use crate::types::{Activity, CopyMark, Fault, Job, Position, Table, TableName, Timeline, queue};
 use crate::workflows::{Bell, Link, Recorder, Rulebook, Tap};
 use crate::{pipeline, rest};
 
 pub const ROUTE: &str = "to_supabase";
+/// The name under which the target keeps the marks of either capture; our SQL there lets them change.
+const MARKED: &str = "publication";
 
 /// What was found and agreed before anything streams.
 struct Ready {
@@ -51,8 +54,8 @@ struct Ready {
     hello: Hello,
     way: Way,
     kind: Kind,
-    /// Tables of which statements up to here are known to be lost to the journal: they are compared.
-    known_lost: (HashSet<u32>, Lsn),
+    /// What to make of statements that are lost to the journal.
+    lost: Lost,
     /// Why the stream begins anew, if it does.
     broken: Option<recovery::Broken>,
 }
@@ -131,7 +134,7 @@ async fn look(
     let hello = desk.hello(&Greeting { tables: &tables, ..greeting.clone() }).await?;
     let mut found = recovery::facts(&source, &settings.source.slot, &settings.source.publication).await?;
     let marks = capturing::marks(&desk, &tables).await?;
-    let known_marks: Marks = serde_json::from_value(hello.source[kind.marked()].clone()).unwrap_or_default();
+    let known_marks: Marks = serde_json::from_value(hello.source[MARKED].clone()).unwrap_or_default();
     if let Some(found) = found.as_mut().filter(|_| known_marks.replaced(&marks)) {
         found.publication = false; // one of the same name is not the same
     }
@@ -156,7 +159,6 @@ async fn look(
     let begun = checkpoint != Position::default();
     let sorted = tables::sort_out(settings, &tables, hello.tables.clone(), &paused, refused, begun)?;
     let missed = capturing::missed(&desk, &tables, checkpoint).await?;
-    let known_lost = (missed.lost, read_at.lsn());
     let asked = control.again.all();
     let doubtful = |table: &Table| {
         asked.contains(&table.name) || missed.tables.contains(&table.name) || known_marks.altered(&marks, table.oid)
@@ -201,21 +203,24 @@ async fn look(
         let what = "what is captured was altered in this very moment; both sides are looked at again";
         return Err(Fault::retry(what));
     }
-    here[kind.marked()] = json!(marks);
+    here[MARKED] = json!(marks);
     let fit = preflight::names(&sorted.active);
     let restart = broken.map(|_| from);
     let first = Greeting { source: here.clone(), begin: &fit, park: &sorted.aside, restart, ..greeting.clone() };
     let known = desk.hello(&first).await?;
     same_source(&known.source, &here, false)?;
-    capturing::clean(&source, settings, kind, changed).await?;
+    capturing::clean(&source, settings, kind, changed).await;
+    capturing::leave_others(&desk, &tables).await;
     // After a recovery no table counts as copied any more.
     let hello = match broken {
         Some(_) => desk.hello(&Greeting { look: true, tables: &tables, ..greeting }).await?,
         None => hello,
     };
     let hello = hello.of(&tables, &sorted.active);
+    let watched = capturing::watched(&desk, &sorted.active).await?;
+    let lost = Lost { known: missed.lost, upto: read_at.lsn(), watched };
     let (tables, aside) = (sorted.active, sorted.aside);
-    Ok(Ready { source, target, tables, aside, read_at, marks, hello, way, kind, known_lost, broken })
+    Ok(Ready { source, target, tables, aside, read_at, marks, hello, way, kind, lost, broken })
 }
 
 /// Refuses a publication that shows only some rows of a table.
@@ -306,7 +311,7 @@ async fn stream(
     mut asked: watch::Receiver<u64>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Ready { source, target, tables, aside, read_at, marks, hello, way, kind, known_lost, broken } = ready;
+    let Ready { source, target, tables, aside, read_at, marks, hello, way, kind, lost, broken } = ready;
     let (stop, shutdown) = watch::channel(false);
     let url = preflight::source_url(settings)?;
     let run = random_run();
@@ -356,7 +361,7 @@ async fn stream(
         }
         Kind::Journal => {
             let reading =
-                capture::journal::Settings { part_bytes, known_lost, ..capture::journal::Settings::new(url.clone()) };
+                capture::journal::Settings { part_bytes, ..capture::journal::Settings::new(url.clone(), lost) };
             let watches = capture::journal::Watches { checkpoint: confirmable, stop: stopped, progress, held_up };
             let run = async move { capture::journal::run(&reading, checkpoint, changes, watches).await };
             parts.spawn_on(run, lane.handle());

@@ -12,11 +12,13 @@ use super::install;
 use crate::pg::catalog::{Selection, Survey, Why};
 use crate::pg::client::fault;
 use crate::pg::quote::literal;
-use crate::types::{Fault, Lsn, TableName};
+use crate::types::{Fault, Lsn, Position, TableName};
 
+mod others;
 mod rights;
 mod triggers;
 
+pub use others::{leave_others, with_parts};
 pub use rights::allowed;
 use rights::grants;
 use triggers::{Place, SIGNATURE};
@@ -31,6 +33,8 @@ pub struct Plan {
     pub statements: Vec<String>,
     /// Tables whose triggers are missing or switched off: their changes were missed.
     pub unwatched: Vec<TableName>,
+    /// Tables whose triggers are made for other columns: who began before they were altered may still write as they were.
+    pub remade: Vec<TableName>,
     /// There is a journal already.
     pub began: bool,
 }
@@ -45,18 +49,37 @@ pub struct Found {
     version: i32,
 }
 
-const THERE: &str = "select to_regclass('lockstep.journal_state') is not null";
+/// Of the catalog: a role that may not use the schema may ask, too.
+const THERE: &str = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+     where n.nspname = 'lockstep' and c.relname = 'journal_state')";
 const STATE: &str = "select began::text, confirmed::text, version from lockstep.journal_state";
+
+pub async fn is_there(client: &Client) -> Result<bool, Fault> {
+    Ok(client.query_one(THERE, &[]).await.map_err(|error| fault(&error))?.get(0))
+}
 
 /// The journal, if there is one.
 pub async fn find(client: &Client) -> Result<Option<Found>, Fault> {
     let db = |error: tokio_postgres::Error| fault(&error);
-    if !client.query_one(THERE, &[]).await.map_err(db)?.get::<_, bool>(0) {
+    if !is_there(client).await? {
         return Ok(None);
     }
     let Some(row) = client.query_opt(STATE, &[]).await.map_err(db)? else { return Ok(None) };
     let lsn = |at: usize| row.get::<_, String>(at).parse().map_err(Fault::retry);
     Ok(Some(Found { began: lsn(0)?, confirmed: lsn(1)?, version: row.get(2) }))
+}
+
+const HOLDS: &str = "select exists (select from lockstep.journal h where h.n = 0 and h.lsn = $1::text::pg_lsn and $2 <= ( \
+     select count(*) from (select from lockstep.journal j where j.xid = h.xid limit $2) j))";
+
+/// Whether the journal can go on from this position: of a transaction that was applied in part, that part is still there.
+pub async fn holds(client: &Client, from: Position) -> Result<bool, Fault> {
+    let half = i64::try_from(from.minor).unwrap_or(i64::MAX);
+    if half == 0 {
+        return Ok(true);
+    }
+    let row = client.query_one(HOLDS, &[&from.lsn().to_string(), &half]).await;
+    Ok(row.map_err(|error| fault(&error))?.get(0))
 }
 
 const READER: &str = "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
@@ -116,13 +139,14 @@ struct Shape {
 }
 
 const MARKS: &str = "select w.root, md5(string_agg(p.relid::oid || coalesce(( \
-       select string_agg(' ' || g.oid || ':' || g.xmin || g.tgenabled::text, '' order by g.oid) from pg_trigger g \
-       where g.tgrelid = p.relid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), ''), ';' order by p.relid)) \
+       select string_agg(' ' || g.oid || ':' || g.xmin || ':' || f.xmin || g.tgenabled::text, '' order by g.oid) \
+       from pg_trigger g join pg_proc f on f.oid = g.tgfoid where g.tgrelid = p.relid and g.tgname like 'lockstep\\_journal\\_%' and not g.tgisinternal), ''), ';' order by p.relid)) \
      from unnest($1::oid[]) w (root) join pg_class c on c.oid = w.root, lateral ( \
        select w.root as relid where c.relkind <> 'p' union all \
        select t.relid::oid from pg_partition_tree(w.root) t where c.relkind = 'p') p group by w.root";
 
-/// A mark of each table: another one whenever somebody has touched one of our triggers on it, or its partitions.
+/// A mark of each table: another one whenever somebody has touched one of our triggers on it, what they do, or its
+/// partitions.
 pub async fn marks(client: &Client, tables: &[u32]) -> Result<BTreeMap<u32, String>, Fault> {
     let rows = client.query(MARKS, &[&tables]).await.map_err(|error| fault(&error))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -162,6 +186,9 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
         let body = place.function(id);
         if place.body.as_deref() != Some(body.prosrc.as_str()) {
             sql += &body.text;
+            if place.body.is_some() && !plan.remade.contains(&root.name) {
+                plan.remade.push(root.name.clone());
+            }
         }
         if place.triggers != place.wanted_triggers() {
             sql += &place.trigger_statements();

@@ -85,11 +85,13 @@ impl Route {
         let mut parts = JoinSet::new();
         let progress = watch::Sender::new(capture::Progress::default());
         let (by_journal, url) = (rig.by_journal(), settings.url.clone());
+        let watched = tables.iter().map(|table| table.oid).collect();
+        let lost = capture::journal::Lost { watched, ..Default::default() };
         parts.spawn(async move {
             let end = if by_journal {
                 let held_up = watch::Sender::new(None);
                 let watches = capture::journal::Watches { checkpoint: confirmable, stop: stopping, progress, held_up };
-                capture::journal::run(&capture::journal::Settings::new(url), checkpoint, changes, watches).await
+                capture::journal::run(&capture::journal::Settings::new(url, lost), checkpoint, changes, watches).await
             } else {
                 let reading = capture::Settings::new(url);
                 capture::run(&reading, checkpoint, changes, confirmable, stopping, progress).await

@@ -192,12 +192,11 @@ fn broken(malformed: Malformed) -> Fault {
     )
 }
 
-/// The half of a transaction that is still missing is not there any more.
+/// The half of a transaction that is still missing is not there any more: the next start finds that, and begins anew.
 pub fn vanished(resume: Position, found: Lsn) -> Fault {
-    Fault::stop(
-        format!("the journal no longer holds the transaction that was applied up to {resume}, but goes on at {found}"),
-        "compare and repair both sides: lockstep sync",
-    )
+    Fault::retry(format!(
+        "the journal no longer holds the transaction that was applied up to {resume}, but goes on at {found}"
+    ))
 }
 
 #[cfg(test)]

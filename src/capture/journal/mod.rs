@@ -34,19 +34,28 @@ pub struct Settings {
     pub mark_interval: Duration,
     /// A transaction larger than this travels in parts, and is no longer applied atomically.
     pub part_bytes: usize,
-    /// Tables that were altered meanwhile, by oid, of which it is known that statements up to here are lost: they are
-    /// compared.
-    pub known_lost: (HashSet<u32>, Lsn),
+    pub lost: Lost,
+}
+
+/// What to make of statements of which is only known that they were: their table was altered before its triggers were.
+/// Whoever meets one that is news must have both sides looked at again.
+#[derive(Clone, Debug, Default)]
+pub struct Lost {
+    /// Tables, by oid, whose lost statements up to here are no news: they are compared.
+    pub known: HashSet<u32>,
+    pub upto: Lsn,
+    /// Tables that are followed, and their partitions; others are compared before they are (again).
+    pub watched: HashSet<u32>,
 }
 
 impl Settings {
-    pub fn new(url: pg::Url) -> Self {
+    pub fn new(url: pg::Url, lost: Lost) -> Self {
         Self {
             url,
             poll: Duration::from_secs(1), // one small query; less than what people call late
             mark_interval: Duration::from_secs(10),
             part_bytes: 4 << 20,
-            known_lost: (HashSet::new(), Lsn(0)),
+            lost,
         }
     }
 }

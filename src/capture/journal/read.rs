@@ -11,7 +11,7 @@ use super::assemble::{Open, Row, end_of, vanished};
 use super::horizon::{self, lsn};
 use super::shapes::Shapes;
 use super::window::{self, Found};
-use super::{Settings, Watches};
+use super::{Lost, Settings, Watches};
 use crate::capture::Progress;
 use crate::pg::Client;
 use crate::types::{Closed, Fault, Lsn, Position, Sender, Transaction};
@@ -182,8 +182,8 @@ impl<'a> Reader<'a> {
                     place += 1;
                 }
                 from = here;
-                let (key, line): (Option<&str>, Option<&str>) = (row.get(5), row.get(6));
-                bytes += key.map_or(0, str::len) + line.map_or(0, str::len);
+                let (key, line) = (window::text(row, 5)?, window::text(row, 6)?);
+                bytes = usize::try_from(row.get::<_, i64>(7)).unwrap_or_default();
                 let Some(row) = self.row(row, here.0, key, line).await? else { continue };
                 if open.is_none() {
                     open = Some(self.begin(&all[at])?);
@@ -194,6 +194,7 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
+            // By the bytes that the source has counted and cut by: in another encoding they are others.
             let is_last = (rows.len() as i64) < limit && bytes < PIECE;
             self.fit(rows.len(), bytes);
             first = place;
@@ -250,9 +251,12 @@ impl<'a> Reader<'a> {
             None => None,
         };
         if op == b'x' {
-            let (lost, upto) = &self.settings.known_lost;
+            let Lost { known: lost, upto, watched } = &self.settings.lost;
             let Some(known) = known else { return Ok(None) };
-            return match lsn <= *upto && lost.contains(&known.relation.oid) {
+            // The shape is that of the root that it had; the line says whose statement it was.
+            let table = line.and_then(|oid| oid.parse().ok());
+            let is_watched = table.is_none_or(|oid: u32| watched.contains(&oid));
+            return match !is_watched || lsn <= *upto && lost.contains(&known.relation.oid) {
                 true => Ok(None),
                 false => Err(Fault::retry(format!(
                     "{} was altered at the source; both sides are looked at again",

@@ -9,15 +9,16 @@ use crate::types::{Fault, Lsn};
 const WINDOW: &str = "select cut::text, ends::text[], xids, at \
      from lockstep.journal_window($1::text::pg_lsn, $2::text::pg_lsn, $3)";
 /// The size of a text is known without reading it: rows above the piece's bytes stay where they are.
-const ROWS: &str = "select place, lsn, n, op, shape, key, line from (\
-       select place, lsn, n, op, shape, key, line, sum(coalesce(octet_length(key), 0) + coalesce(octet_length(line), 0)) \
-         over (rows between unbounded preceding and 1 preceding) as before \
-       from (select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line \
+const ROWS: &str = "select place, lsn, n, op, shape, key, line, before + size from (\
+       select place, lsn, n, op, shape, key, line, size, \
+         coalesce(sum(size) over (rows between unbounded preceding and 1 preceding), 0)::int8 as before \
+       from (select u.place, j.lsn::text, j.n, j.op::text, j.shape, j.key, j.line, \
+           coalesce(octet_length(j.key), 0) + coalesce(octet_length(j.line), 0) as size \
          from unnest($1::text[]) with ordinality u (xid, place), lateral (\
            select * from lockstep.journal j where j.xid = u.xid::xid8 \
            and (j.lsn, j.n) > (case when u.place = 1 then $2::text::pg_lsn else '0/0' end, \
                                case when u.place = 1 then $3::int8 else -1 end) \
-           order by j.lsn, j.n) j limit $4) l) p where coalesce(before, 0) < $5";
+           order by j.lsn, j.n) j limit $4) l) p where before < $5";
 /// Statements that one window looks at: some 100 kB.
 const STATEMENTS: i32 = 1000;
 
@@ -42,7 +43,8 @@ pub(super) async fn window(client: &Client, behind: Lsn, upto: Lsn) -> Result<(L
     Ok((lsn(row.get(0))?, found))
 }
 
-/// Rows of these transactions in their order, of the first one those behind `from`: so many, and about so many bytes.
+/// Rows of these transactions in their order, each with the bytes of all up to it; of the first one those behind
+/// `from`: so many, and about so many bytes.
 pub(super) async fn rows(
     client: &Client,
     xids: &[&str],
@@ -51,4 +53,14 @@ pub(super) async fn rows(
     bytes: usize,
 ) -> Result<Vec<Row>, Fault> {
     client.query(ROWS, &[&xids, &from.0.to_string(), &from.1, &limit, &(bytes as i64)]).await.map_err(db)
+}
+
+/// A text of a row. A source of encoding SQL_ASCII may hold what is none.
+pub(super) fn text(row: &Row, at: usize) -> Result<Option<&str>, Fault> {
+    row.try_get(at).map_err(|_| {
+        Fault::stop(
+            "the journal holds text that is not UTF-8, as only a source of encoding SQL_ASCII can",
+            "make that text UTF-8 in the source; then lockstep setup teardown --apply there, and start again",
+        )
+    })
 }

@@ -130,12 +130,13 @@ impl Place {
             ("delete", "referencing old table as old_rows "),
             ("truncate", ""),
         ] {
+            sql += &format!("drop trigger if exists lockstep_journal_{event} on {on};\n");
             if event == "truncate" && self.is_part() {
-                continue;
+                continue; // the one of a table that has become a part is gone
             }
             sql += &format!(
-                "drop trigger if exists lockstep_journal_{event} on {on};\ncreate trigger lockstep_journal_{event} after \
-                 {event} on {on} {tables}for each statement execute function {}();\n",
+                "create trigger lockstep_journal_{event} after {event} on {on} {tables}for each statement execute \
+                 function {}();\n",
                 self.function_name()
             );
         }
