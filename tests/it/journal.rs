@@ -165,6 +165,17 @@ async fn killed_in_the_middle_of_traffic_it_brings_every_change_once_and_forgets
         rig.pair.source.value("select count(*) from lockstep.journal where op <> 'm'").await.unwrap() == "0"
     })
     .await;
+    // The missing half of a large transaction is gone: nothing can bring it but a comparison.
+    rig.terminate().await;
+    rig.pair
+        .supabase
+        .execute("update lockstep.checkpoint set minor = 5; delete from ledger where id < 5")
+        .await
+        .unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.assert_equal(&public(&["ledger"])).await;
+    assert_eq!(rig.metric("lockstep_recoveries_total{reason=\"journal_gone\"}").await, 1.0, "{}", rig.tail());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,6 +203,23 @@ async fn a_route_changes_from_slot_to_journal_and_back_and_loses_nothing() {
         // Nobody reads now, and whoever reads next brings it.
         source(&rig, &format!("delete from ledger where id = {id} - 5; insert into ledger values ({id} + 1000)")).await;
     }
+    // The journal of another Lockstep is none of its business, and may be closed to it.
+    source(
+        &rig,
+        "create role walker login replication password 'walker'; grant select on ledger to walker;
+         grant usage on schema lockstep to walker; grant all on all tables in schema lockstep to walker;
+         create table lockstep.journal_state (one int)",
+    )
+    .await;
+    let other = session(&rig).await;
+    other.batch_execute("select pg_advisory_lock(hashtext('lockstep journal'), 0)").await.unwrap();
+    rig.source_url = rig.pair.source.url_as("walker", "walker", "postgres");
+    std::fs::remove_file(rig.log()).unwrap();
+    rig.start();
+    rig.settled().await;
+    rig.assert_equal(&public(&["ledger"])).await;
+    let log = std::fs::read_to_string(rig.log()).unwrap();
+    assert!(!log.contains("the source still has"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
