@@ -75,7 +75,8 @@ impl<'a> Report<'a> {
         metrics::get().route_starts.inc();
         let (lateness, touched) = (Lateness::default(), Vec::new());
         let (trouble, silence) = (None, None);
-        let report = Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0, stale: false };
+        let report =
+            Self { status, next, place, lateness, clock, touched, trouble, silence, counted, rows: 0, stale: false };
         report.count_tables();
         report
     }
