@@ -150,8 +150,8 @@ impl Guard {
         if !method.is_safe() && site.is_some_and(|site| site != b"same-origin" && site != b"none") {
             return Err(Refusal::Origin);
         }
-        // By any name only behind a token: a proxy on this host passes its own name on.
-        let by_name = |host| self.operate.is_some() || names_this_host(host);
+        // By any name only behind a token and TLS: a proxy on this host passes its own name on.
+        let by_name = |host| self.operate.is_some() && self.behind_tls || names_this_host(host);
         if self.loopback && !text(header::HOST).is_some_and(by_name) {
             return Err(Refusal::Host);
         }

@@ -146,7 +146,7 @@ fn meaning(status: u16) -> &'static str {
         408 => "The body did not come in time.",
         409 => "It makes no sense now; the message says why.",
         413 => "The body is too large.",
-        421 => "On loopback without a token: by another name than this host's.",
+        421 => "On loopback, unless a proxy with TLS stands before a token: by another name than this host's.",
         429 => "Too many wrong tokens, or too much at once.",
         503 => "Not now: not configured yet, stopping, too much at once, or the other side is away.",
         504 => "No answer in time; it may still be done.",
