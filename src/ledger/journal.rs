@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashSet};
 use tokio_postgres::Client;
 
 use super::install;
-use crate::pg::catalog::{Selection, Survey, Why};
 use crate::pg::client::fault;
 use crate::pg::quote::literal;
 use crate::types::{Fault, Lsn, Position, TableName};
@@ -18,7 +17,7 @@ mod others;
 mod rights;
 mod triggers;
 
-pub use others::{leave_others, with_parts};
+pub use others::{leave_others, sort_out, with_parts};
 pub use rights::allowed;
 use rights::grants;
 use triggers::{Place, SIGNATURE};
@@ -204,19 +203,6 @@ pub async fn plan(client: &Client, tables: &[TableName], role: Option<&str>) -> 
         plan.statements.extend(grants(role));
     }
     Ok(plan)
-}
-
-const HEIRS: &str = "select c.oid from pg_class c where c.oid = any($1::oid[]) and exists ( \
-     select from pg_inherits h join pg_class p on p.oid = h.inhrelid \
-     where c.oid in (h.inhrelid, h.inhparent) and not p.relispartition)";
-
-/// Takes out the tables that a journal cannot follow, though a slot could.
-pub async fn sort_out(client: &Client, survey: &mut Survey, asked: &Selection) -> Result<(), Fault> {
-    let oids: Vec<u32> = survey.tables.iter().map(|table| table.oid).collect();
-    for row in client.query(HEIRS, &[&oids]).await.map_err(|error| fault(&error))? {
-        survey.leave_out(row.get(0), Why::Inherits, asked)?;
-    }
-    Ok(())
 }
 
 /// Does what the plan says, a table at a time: none waits for the lock of another.

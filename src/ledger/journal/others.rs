@@ -4,8 +4,22 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use crate::pg::catalog::{Selection, Survey, Why};
 use crate::pg::client::fault;
 use crate::types::{Fault, Table};
+
+const HEIRS: &str = "select c.oid from pg_class c where c.oid = any($1::oid[]) and exists ( \
+     select from pg_inherits h join pg_class p on p.oid = h.inhrelid \
+     where c.oid in (h.inhrelid, h.inhparent) and not p.relispartition)";
+
+/// Takes out the tables that a journal cannot follow, though a slot could.
+pub async fn sort_out(client: &Client, survey: &mut Survey, asked: &Selection) -> Result<(), Fault> {
+    let oids: Vec<u32> = survey.tables.iter().map(|table| table.oid).collect();
+    for row in client.query(HEIRS, &[&oids]).await.map_err(|error| fault(&error))? {
+        survey.leave_out(row.get(0), Why::Inherits, asked)?;
+    }
+    Ok(())
+}
 
 const PARTS: &str = "select w.root from unnest($1::oid[]) w (root) union select t.relid::oid \
      from unnest($1::oid[]) w (root), lateral pg_partition_tree(w.root) t";
