@@ -17,7 +17,7 @@ create table if not exists lockstep.journal (
   op "char" not null,                      -- i, u, d; k: an update that left a key; t: truncate; m: a mark; x: lost track
   depth int not null default 0,            -- of triggers around the statement
   key text,                                -- that is gone, as text of a record
-  line text,                               -- the row as it is at the end of the statement; the text of a mark; x: whose
+  line text,                               -- the row as the statement leaves it; the text of a mark; x: whose
   at timestamptz,
   primary key (xid, lsn, n)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0);

@@ -31,7 +31,8 @@ pub async fn with_parts(client: &Client, tables: &[Table]) -> Result<HashSet<u32
 }
 
 const FUNCTIONS: &str = "select substr(p.proname, 9)::oid, p.oid::regprocedure::text from pg_proc p \
-     where p.pronamespace = (select oid from pg_namespace where nspname = 'lockstep') and p.proname ~ '^journal_[0-9]+$'";
+     where p.pronamespace = (select oid from pg_namespace where nspname = 'lockstep') \
+     and p.proname ~ '^journal_[0-9]+$'";
 
 /// Drops the functions of all other tables, and so their triggers: how many. Nobody waits long for the lock, as others
 /// would wait behind it.
