@@ -50,6 +50,35 @@ async fn rig() -> Rig {
     rig
 }
 
+/// A service whose source has no slot: triggers write a journal.
+async fn by_journal() -> Rig {
+    let mut rig = Rig::new("create table notes (id int generated always as identity primary key, v text)").await;
+    rig.env.push(("LOCKSTEP_CAPTURE".into(), "journal".into()));
+    let (code, out, err) = rig.verb(&["setup", "source", "--apply"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    rig.start();
+    rig.settled().await;
+    rig
+}
+
+/// It has written and does not end, while others commit a megabyte a second.
+async fn somebody_forgets_a_transaction(rig: &Rig) -> tokio::task::JoinHandle<()> {
+    let url = rig.pair.source.url("postgres");
+    let open = "begin; insert into notes (v) values ('and then the telephone rang')";
+    let write = "insert into notes (v) select repeat('z', 1000) from generate_series(1, 1000)";
+    tokio::spawn(async move {
+        let (forgetful, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let (busy, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        forgetful.batch_execute(open).await.unwrap();
+        loop {
+            busy.batch_execute(write).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+}
+
 /// Rows all the time, until it is dropped.
 fn traffic(rig: &Rig) -> tokio::task::JoinHandle<()> {
     let url = rig.pair.source.url("postgres");
@@ -117,14 +146,16 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     // Taken before the rig chooses one, and kept: it does not keep its own.
     let (ours, theirs) = (Port::free().unwrap(), Port::free().unwrap());
     let (_deaf, _listener, deaf) = deaf(&temp, &theirs).await;
-    let ((_demo, demo), mut rig) = tokio::join!(demo(&temp), rig());
-    let faults = format!("127.0.0.1:{}", rig.http);
-    let mut prometheus = Prometheus::start(ours, &[("demo", demo), ("faults", faults), ("deaf", deaf)]).await;
+    let ((_demo, demo), mut rig, journal) = tokio::join!(demo(&temp), rig(), by_journal());
+    let [faults, journals] = [&rig, &journal].map(|rig| format!("127.0.0.1:{}", rig.http));
+    let scraped = [("demo", demo), ("faults", faults), ("deaf", deaf), ("journal", journals)];
+    let mut prometheus = Prometheus::start(ours, &scraped).await;
     rig.start();
     rig.settled().await;
     let _traffic = traffic(&rig);
     // It looks for the first time some seconds after its start: an increase needs a value to rise from.
-    until("Prometheus sees all three", async || prometheus.now("lockstep_up").await.len() == 3).await;
+    until("Prometheus sees all four", async || prometheus.now("lockstep_up").await.len() == 4).await;
+    let forgotten = somebody_forgets_a_transaction(&journal).await;
 
     few_things_go_wrong(&mut rig).await;
     let small = [
@@ -170,12 +201,15 @@ async fn every_panel_shows_something_every_alert_fires_on_its_day_and_none_in_th
     starts_again_and_again_without_its_slot(&mut rig).await;
     prometheus.fires("faults", &["LockstepRestarting", "LockstepRecovered"]).await;
     prometheus.fires("deaf", &["LockstepStuck"]).await;
+    prometheus.fires("journal", &["LockstepJournalHeldUp", "LockstepJournalGrows"]).await;
+    forgotten.abort();
     panels::all_show_something(&prometheus, began).await;
     rig.kill9().await;
     prometheus.fires("faults", &["LockstepDown"]).await;
 
     let mut fired = prometheus.fired("faults", true).await;
     fired.extend(prometheus.fired("deaf", true).await);
+    fired.extend(prometheus.fired("journal", true).await);
     let untold =
         panels::alerts().into_iter().filter(|name| !fired.contains(name) && !CANNOT_BE_MADE.contains(&name.as_str()));
     assert_eq!(untold.collect::<Vec<_>>(), [""; 0], "these never fired");
