@@ -20,13 +20,16 @@ const KNOWN: &str = "select n.nspname::text, c.relname::text, c.relreplident = '
      where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
 
 /// What pg_publication_tables says of one table: that view opens every published table from version 16 on, so that a
-/// lock on any of them would keep us waiting. Where the publication is not made yet, nobody knows what it will leave out.
+/// lock on any of them would keep us waiting. Without a publication the journal's triggers say it; where neither is made yet,
+/// nobody knows what will be left out.
 const PUBLISHED: &str = "coalesce((select case \
          when p.puballtables then c.relpersistence = 'p' \
            and case when p.pubviaroot then not c.relispartition else c.relkind = 'r' end \
          when p.pubviaroot then {own} and not {above} \
          else c.relkind = 'r' and ({own} or {above}) end \
-       from pg_publication p where p.pubname = $3), true)";
+       from pg_publication p where p.pubname = $3), \
+     case when to_regclass('lockstep.journal') is not null then exists (select from pg_trigger t \
+         where t.tgrelid = c.oid and t.tgname = 'lockstep_journal_insert') end, true)";
 const ABOVE: &str = "exists (select from pg_partition_ancestors(c.oid) a (oid) where a.oid <> c.oid and {above})";
 const BY_NAME: &str = "exists (select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = {oid})";
 /// Version 15 and later.
